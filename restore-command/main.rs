@@ -1,0 +1,2 @@
+//! `pgp-pitr`: everything that is not called by PostgreSQL itself.
+fn main() {}
