@@ -1,1 +1,11 @@
-//! The one integration binary.
+//! The one integration binary. `support` holds what tests stand on; every other module is a set of tests.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that can't go on must fail, loudly"
+)]
+
+mod support;
+mod support_works;

@@ -1,0 +1,20 @@
+//! What integration tests stand on: real servers, thrown away after use.
+//!
+//! | module | gives |
+//! | --- | --- |
+//! | [`user`] | whom servers run as, and scratch folders that belong to that user |
+//! | [`tools`] | the PostgreSQL majors and other programs found on this machine |
+//! | [`program`] | our own binaries, run as that user, and their answers |
+//! | [`cluster`] | a PostgreSQL cluster: new, or started on a restored directory |
+//! | [`s3`] | an S3 server that can be killed, paused and brought back |
+//!
+//! A missing tool is a panic that names the command which installs it; nothing here ever skips.
+//! Everything listens on loopback or a private socket folder, and each guard stops only what it
+//! started itself, by process id.
+
+pub mod cluster;
+pub mod process;
+pub mod program;
+pub mod s3;
+pub mod tools;
+pub mod user;

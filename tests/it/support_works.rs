@@ -1,0 +1,122 @@
+//! The support code does what tests rely on.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::support::cluster::{Cluster, Recovered, Stop};
+use crate::support::program::{Answer, Program};
+use crate::support::s3::{BUCKET, S3Server};
+use crate::support::tools::Major;
+use crate::support::user::{Scratch, ServerUser};
+
+#[test]
+fn a_cluster_of_each_major_takes_settings_and_answers() {
+    for major in Major::all() {
+        let mut cluster = Cluster::builder(major)
+            .initdb_args(["--wal-segsize=1"])
+            .conf("cluster_name", "it's")
+            .build();
+        assert_eq!(cluster.sql("show wal_segment_size; show cluster_name"), "1MB\nit's");
+        let number = cluster.sql("select current_setting('server_version_num')::int / 10000");
+        assert_eq!(number, cluster.major().number().to_string());
+        cluster.set("work_mem", "1MB");
+        assert_eq!(cluster.sql("show work_mem"), "1MB");
+        cluster.sql("create table t (n int); insert into t select generate_series(1, 10)");
+        for stop in [Stop::Smart, Stop::Fast, Stop::Immediate] {
+            cluster.restart(stop);
+        }
+        cluster.kill9();
+        assert!(cluster.try_sql("select 1").is_err());
+        assert!(cluster.data_dir().join("postmaster.pid").exists());
+        cluster.start();
+        assert_eq!(cluster.sql("select count(*) from t"), "10");
+    }
+}
+
+#[test]
+fn a_copied_directory_recovers_pauses_and_is_promoted() {
+    let archive = Scratch::new();
+    let files = archive.path().display();
+    let primary = Cluster::builder(Major::newest())
+        .conf("archive_mode", "on")
+        .conf("archive_command", format!("cp %p {files}/%f"))
+        .build();
+    let copy = archive.join("copy");
+    Answer::of(
+        primary
+            .client("pg_basebackup")
+            .args(["-X", "none", "-c", "fast", "-D"])
+            .arg(&copy),
+    )
+    .with_code(0);
+    primary.sql("create table t (); select pg_create_restore_point('here'); drop table t");
+    primary.archive_now();
+
+    let mut restored = Cluster::on_directory(primary.major(), &copy);
+    std::fs::write(copy.join("recovery.signal"), "").unwrap();
+    restored.append(
+        "postgresql.auto.conf",
+        &format!("restore_command = 'cp {files}/%f %p'\nrecovery_target_name = 'here'\narchive_mode = off\n"),
+    );
+    assert_eq!(restored.recover(), Recovered::Paused);
+    assert_eq!(restored.sql("select count(*) from t"), "0");
+    restored.promote();
+    restored.sql("drop table t");
+    restored.stop(Stop::Fast);
+
+    std::fs::write(copy.join("recovery.signal"), "").unwrap();
+    restored.append("postgresql.auto.conf", "recovery_target_name = 'never'\n");
+    assert_eq!(restored.recover(), Recovered::Stopped);
+    assert!(
+        restored
+            .log()
+            .contains("recovery ended before configured recovery target was reached")
+    );
+}
+
+#[test]
+fn settings_of_access_are_loaded_at_once() {
+    let cluster = Cluster::new();
+    let reached = |conninfo: &str| {
+        Answer::of(
+            cluster
+                .tool("psql")
+                .args(["-XAtc", "select inet_server_port()", conninfo]),
+        )
+    };
+    assert_eq!(reached(&cluster.conninfo_tcp()).stdout, format!("{}\n", cluster.port()));
+    cluster.set_hba("local all all trust\n");
+    reached(&cluster.conninfo_tcp()).with_code(2);
+    reached(&cluster.conninfo()).with_code(0);
+}
+
+#[test]
+fn our_binaries_run_as_the_servers_user() {
+    for program in [Program::Pitr, Program::Archive, Program::Restore] {
+        program.run(["--help"]).with_code(0);
+    }
+    let answer = Answer::of(ServerUser::get().command("sh").args(["-c", "echo '[7]'; kill -9 $$"]));
+    assert_eq!(answer.with_code(128 + 9).json()[0], 7);
+}
+
+#[test]
+fn the_s3_server_takes_conditional_puts_and_comes_back_with_its_objects() {
+    let mut s3 = S3Server::start();
+    assert_eq!(s3.url("a"), format!("s3://{BUCKET}/a"));
+    let answers = |s3: &S3Server| {
+        let mut socket = TcpStream::connect(&s3.env()[0].1["http://".len()..]).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        socket.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+        socket.read(&mut [0; 16]).is_ok_and(|bytes| bytes > 0)
+    };
+    assert!(answers(&s3));
+    s3.pause();
+    assert!(!answers(&s3));
+    s3.resume();
+    assert!(answers(&s3));
+    std::fs::write(s3.file_of(BUCKET, "object"), "kept").unwrap();
+    s3.restart();
+    assert!(answers(&s3));
+    assert_eq!(std::fs::read(s3.file_of(BUCKET, "object")).unwrap(), b"kept");
+}
