@@ -1,5 +1,6 @@
 //! PostgreSQL's nouns as types. Pure: no I/O, no clock, no environment.
 
+pub mod conninfo;
 mod lsn;
 mod segment;
 mod system;
