@@ -378,6 +378,8 @@ impl Cluster {
             .arg(self.scratch.path())
             // Everything to our log, whatever a restored configuration says.
             .args(["-c", "log_destination=stderr", "-c", "logging_collector=off"])
+            // In the data directory, where nothing is left behind when the server is killed for good.
+            .args(["-c", "dynamic_shared_memory_type=mmap"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log);

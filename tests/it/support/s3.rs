@@ -30,7 +30,9 @@ impl S3Server {
         let mut s3 = Self {
             port: free_port(),
             server: None,
-            scratch: Scratch::new(),
+            // The server keeps what it knows of an object in user attributes, which not every memory
+            // file system has.
+            scratch: Scratch::on_disk(),
         };
         s3.scratch.folder("objects");
         s3.make_bucket(BUCKET);

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use pgp_pitr::env::Env;
+
 /// The account that owns data directories and runs servers and our binaries in tests.
 #[derive(Debug, Clone, Copy)]
 pub struct ServerUser {
@@ -68,16 +70,44 @@ fn ids_of(account: &str) -> Option<(u32, u32)> {
     Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?))
 }
 
+/// Bytes: with so much to spare, a handful of small clusters (60 MB each) may live in memory.
+const PLENTY: u64 = 6 << 30;
+
+/// How many bytes of memory this machine could give to us.
+fn free_memory() -> u64 {
+    let about = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = about.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kibibytes: Option<u64> = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
+    kibibytes.unwrap_or(0) * 1024
+}
+
 /// A folder of the server's user, removed with everything in it when dropped.
 #[derive(Debug)]
 pub struct Scratch(tempfile::TempDir);
 
 impl Scratch {
-    /// A new, empty folder. Its path is short, because a Unix socket in it may not exceed 107 bytes.
+    /// A new, empty folder, in memory where there is plenty: a server syncs each file of its directory
+    /// when it recovers, which takes seconds on a busy disk. `TMPDIR` overrides that. The path is short,
+    /// because a Unix socket in it may not exceed 107 bytes.
     pub fn new() -> Self {
+        let chosen = Env::of_process().var_os("TMPDIR").is_some();
+        let memory = Path::new("/dev/shm");
+        if !chosen && free_memory() >= PLENTY && fs2::available_space(memory).is_ok_and(|free| free >= PLENTY) {
+            Self::below(memory)
+        } else {
+            Self::on_disk()
+        }
+    }
+
+    /// A new, empty folder where temporary files usually go.
+    pub fn on_disk() -> Self {
+        Self::below(&std::env::temp_dir())
+    }
+
+    fn below(parent: &Path) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("pgp-it-")
-            .tempdir()
+            .tempdir_in(parent)
             .expect("a temporary folder");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
         if let Some((uid, gid)) = ServerUser::get().ids {
