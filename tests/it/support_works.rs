@@ -4,6 +4,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use object_store::aws::AmazonS3Builder;
+use object_store::path::Path;
+use object_store::{Error, ObjectStore, PutMode};
+
 use crate::support::cluster::{Cluster, Recovered, Stop};
 use crate::support::program::{Answer, Program};
 use crate::support::s3::{BUCKET, S3Server};
@@ -101,22 +105,47 @@ fn our_binaries_run_as_the_servers_user() {
 }
 
 #[test]
-fn the_s3_server_takes_conditional_puts_and_comes_back_with_its_objects() {
+fn the_s3_server_is_silent_while_paused_and_keeps_objects_when_killed() {
     let mut s3 = S3Server::start();
-    assert_eq!(s3.url("a"), format!("s3://{BUCKET}/a"));
     let answers = |s3: &S3Server| {
         let mut socket = TcpStream::connect(&s3.env()[0].1["http://".len()..]).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
         socket.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
         socket.read(&mut [0; 16]).is_ok_and(|bytes| bytes > 0)
     };
-    assert!(answers(&s3));
     s3.pause();
     assert!(!answers(&s3));
     s3.resume();
     assert!(answers(&s3));
     std::fs::write(s3.file_of(BUCKET, "object"), "kept").unwrap();
+    s3.kill9();
+    assert!(TcpStream::connect(&s3.env()[0].1["http://".len()..]).is_err());
     s3.restart();
     assert!(answers(&s3));
     assert_eq!(std::fs::read(s3.file_of(BUCKET, "object")).unwrap(), b"kept");
+}
+
+#[tokio::test]
+async fn the_s3_server_creates_an_object_only_once() {
+    let s3 = S3Server::start();
+    s3.make_bucket("second");
+    let options = s3
+        .env()
+        .map(|(name, value)| (name.to_lowercase().parse().unwrap(), value));
+    let store = options
+        .into_iter()
+        .fold(AmazonS3Builder::new(), |store, (name, value)| {
+            store.with_config(name, value)
+        })
+        .with_bucket_name("second")
+        .with_allow_http(true)
+        .build()
+        .unwrap();
+    let object = Path::from("a/b");
+    let create = |text: &'static str| store.put_opts(&object, text.into(), PutMode::Create.into());
+    create("first").await.unwrap();
+    let refused = create("other").await.unwrap_err();
+    assert!(matches!(refused, Error::AlreadyExists { .. }), "{refused}");
+    assert_eq!(std::fs::read(s3.file_of("second", "a/b")).unwrap(), b"first");
+    assert_eq!(s3.url("a"), format!("s3://{BUCKET}/a"));
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -44,6 +45,18 @@ pub fn signal(process: u32, signal: Signal) {
     let _ = kill_process(pid(process), signal);
 }
 
+/// Stops a process with all its threads, and returns when not one of them runs any more: the signal alone
+/// is only a request.
+pub fn freeze(process: u32) {
+    signal(process, Signal::STOP);
+    wait_for("each thread has stopped", || {
+        let mut threads = fs::read_dir(format!("/proc/{process}/task")).expect("a process of ours");
+        threads
+            .all(|thread| state(&thread.expect("a thread").path()).is_none_or(|state| state == "T"))
+            .then_some(())
+    });
+}
+
 /// Kills a process and all it has started, directly or not, as a power cut would, and waits until
 /// the descendants are gone. The caller reaps `process` itself.
 pub fn kill_with_descendants(process: u32) {
@@ -70,20 +83,30 @@ fn pid(process: u32) -> Pid {
 }
 
 fn children_of(parent: u32) -> Vec<u32> {
+    let parent = parent.to_string();
     fs::read_dir("/proc")
         .expect("/proc")
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|&process| stat_field(process, 1).is_some_and(|found| found == parent.to_string()))
+        .filter(|process| stat_field(&proc_folder(*process), 1).is_some_and(|found| found == parent))
         .collect()
 }
 
 fn is_zombie(process: u32) -> bool {
-    stat_field(process, 0).is_some_and(|state| state == "Z")
+    state(&proc_folder(process)).is_some_and(|state| state == "Z")
 }
 
-/// A field of `/proc/PID/stat`, counted after the name (which may hold blanks): 0 state, 1 parent.
-fn stat_field(process: u32, field: usize) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+fn proc_folder(process: u32) -> PathBuf {
+    PathBuf::from(format!("/proc/{process}"))
+}
+
+/// What a process or thread does: R runs, S sleeps, T is stopped, Z has ended and waits to be reaped.
+fn state(folder: &Path) -> Option<String> {
+    stat_field(folder, 0)
+}
+
+/// A field of the file `stat`, counted after the name (which may hold blanks): 0 state, 1 parent.
+fn stat_field(folder: &Path, field: usize) -> Option<String> {
+    let stat = fs::read_to_string(folder.join("stat")).ok()?;
     let (_, after_name) = stat.rsplit_once(')')?;
     after_name.split_whitespace().nth(field).map(str::to_owned)
 }

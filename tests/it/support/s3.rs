@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 
 use rustix::process::Signal;
 
-use super::process::{free_port, signal, wait_for};
+use super::process::{free_port, freeze, signal, wait_for};
 use super::tools::tool;
 use super::user::{Scratch, ServerUser};
 
@@ -100,16 +100,16 @@ impl S3Server {
 
     /// Freezes the server: connections are taken, and nothing is ever answered.
     pub fn pause(&self) {
-        self.signal(Signal::STOP);
+        freeze(self.process());
     }
 
     /// Lets a frozen server go on.
     pub fn resume(&self) {
-        self.signal(Signal::CONT);
+        signal(self.process(), Signal::CONT);
     }
 
-    fn signal(&self, what: Signal) {
-        signal(self.server.as_ref().expect("the S3 server runs").id(), what);
+    fn process(&self) -> u32 {
+        self.server.as_ref().expect("the S3 server runs").id()
     }
 }
 
