@@ -193,6 +193,18 @@ pub enum ConnInfoError {
     },
 }
 
+impl ConnInfoError {
+    /// Drops the unknown keyword where it may be a piece of a password.
+    pub(super) fn without_key_if(mut self, doubtful: bool) -> Self {
+        if let Self::UnknownKey { key, .. } = &mut self
+            && doubtful
+        {
+            *key = None;
+        }
+        self
+    }
+}
+
 impl Explain for ConnInfoError {
     fn class(&self) -> Class {
         Class::Usage

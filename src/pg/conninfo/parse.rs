@@ -11,7 +11,12 @@ pub(super) fn connection_string(text: &str) -> Result<Settings, ConnInfoError> {
     }
     // A mistyped scheme would make the whole URI, password included, a database's name or a keyword.
     let head = text.split_once('=').map_or(text, |(head, _)| head);
-    if head.contains("://") {
+    let scheme = ["postgres:", "postgresql:"].iter().any(|scheme| {
+        let start = head.get(..scheme.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    });
+    let credentials = head.split_once('@').is_some_and(|(before, _)| before.contains(':'));
+    if head.contains("://") || scheme || credentials {
         return Err(ConnInfoError::Scheme);
     }
     if text.contains('=') {

@@ -50,7 +50,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// The lines of a password file, and where it is. Has no `Debug`: it holds passwords.
+/// The lines of a password file. Has no `Debug`: it holds passwords.
 pub(super) struct Passfile {
     content: Vec<u8>,
 }
@@ -88,7 +88,7 @@ impl Passfile {
         }
     }
 
-    /// The password of the first line that matches all four.
+    /// The password of the first line that matches all four, unless that is empty.
     pub(super) fn password(&self, host: &str, port: u16, dbname: &str, user: &str) -> Option<Secret> {
         let port = port.to_string();
         self.content
@@ -100,8 +100,10 @@ impl Passfile {
                 let rest = after_field(rest, port.as_bytes())?;
                 let rest = after_field(rest, dbname.as_bytes())?;
                 let rest = after_field(rest, user.as_bytes())?;
-                Some(Secret::new(unescape(rest)))
+                Some(unescape(rest))
             })
+            .filter(|password| !password.is_empty())
+            .map(Secret::new)
     }
 }
 

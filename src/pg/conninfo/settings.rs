@@ -162,18 +162,27 @@ impl Settings {
         origin: Origin,
         at: Option<usize>,
     ) -> Result<(), ConnInfoError> {
-        let mut bytes = bytes.into();
-        let name = if name == "requiressl" {
-            bytes = if bytes.first() == Some(&b'1') {
+        let bytes = bytes.into();
+        if name == "requiressl" {
+            let mode = if bytes.first() == Some(&b'1') {
                 "require"
             } else {
                 "prefer"
-            }
-            .into();
-            "sslmode"
-        } else {
-            name
-        };
+            };
+            return self.store("sslmode", mode.into(), origin, at);
+        }
+        self.store(name, bytes, origin, at)
+    }
+
+    /// Sets a value unless there is one.
+    pub(super) fn fill(&mut self, name: &str, bytes: impl Into<Vec<u8>>, origin: Origin) -> Result<(), ConnInfoError> {
+        if self.values.contains_key(name) {
+            return Ok(());
+        }
+        self.store(name, bytes.into(), origin, None)
+    }
+
+    fn store(&mut self, name: &str, bytes: Vec<u8>, origin: Origin, at: Option<usize>) -> Result<(), ConnInfoError> {
         let Some(keyword) = keyword(name) else {
             return Err(self.unknown(name, origin, at));
         };
@@ -186,14 +195,6 @@ impl Settings {
         }
         self.values.insert(keyword.name, Value { bytes, origin });
         Ok(())
-    }
-
-    /// Sets a value unless there is one.
-    pub(super) fn fill(&mut self, name: &str, bytes: impl Into<Vec<u8>>, origin: Origin) -> Result<(), ConnInfoError> {
-        if self.values.contains_key(name) {
-            return Ok(());
-        }
-        self.replace(name, bytes, origin, None)
     }
 
     /// Takes over every value of `other`.

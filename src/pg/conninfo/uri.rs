@@ -1,8 +1,9 @@
 //! `postgresql://[user[:password]@][host][:port][,…][/dbname][?key=value&…]`, read as libpq reads it:
 //! cut first, percent-decoded afterwards.
 //!
-//! Two things libpq takes are refused, because they come from a password that was not encoded and would
-//! print a part of it: a second `@` in front of the path, and one in the path behind a `:` in front of it.
+//! Some things libpq takes are refused, because they come from a password that was not encoded, a piece of
+//! which would be printed as a host, port or database: an `@` behind `user:password@`, and one in the path
+//! behind a `:` or an `@` in front of it. `%40` is always right.
 
 use super::error::{ConnInfoError, Origin, UriFault};
 use super::settings::Settings;
@@ -49,7 +50,12 @@ pub(super) fn parse(whole: &str, rest: &str) -> Result<Settings, ConnInfoError> 
             let (user, password) = rest[..at].split_once(':').unwrap_or((&rest[..at], ""));
             uri.set(&mut settings, "user", user)?;
             uri.set(&mut settings, "password", password)?;
-            &rest[at + 1..]
+            let after = &rest[at + 1..];
+            if after.contains('@') && (!password.is_empty() || after.split('?').next().is_some_and(|p| p.contains('@')))
+            {
+                return Err(uri.fault(UriFault::StrayAt, after));
+            }
+            after
         }
         _ => rest,
     };
@@ -138,7 +144,8 @@ fn parameters(uri: &Uri<'_>, settings: &mut Settings, query: &str) -> Result<(),
             settings.replace("sslmode", "require", Origin::ConnInfo, at)?;
         } else {
             let name = String::from_utf8_lossy(&name_bytes);
-            settings.replace(&name, value, Origin::ConnInfo, at)?;
+            let stored = settings.replace(&name, value, Origin::ConnInfo, at);
+            stored.map_err(|error| error.without_key_if(query.contains('@')))?;
         }
         rest = after;
     }
