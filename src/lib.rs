@@ -1,7 +1,8 @@
 //! WAL archiving and point-in-time recovery for PostgreSQL.
 //!
 //! The map of this crate. A module may `use` only modules with a lower number, and of its own number
-//! only its own folder; `tests/it/tidy.rs` holds everyone to it.
+//! only its own folder; all may use `error` and `env`. `tests/it/tidy.rs` reads this table and holds
+//! everyone to it.
 //!
 //! | layer | modules |
 //! | --- | --- |

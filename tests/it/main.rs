@@ -9,3 +9,4 @@
 
 mod support;
 mod support_works;
+mod tidy;
