@@ -1,12 +1,20 @@
 //! PostgreSQL's nouns as types. Pure: no I/O, no clock, no environment.
 
 pub mod conninfo;
+mod control;
+#[cfg(test)]
+pub(crate) mod golden;
 mod lsn;
+mod page;
 mod segment;
 mod system;
 mod timeline;
+mod version;
 
+pub use control::{ClusterState, ControlError, ControlFile, ControlSettings, WalLevel};
 pub use lsn::{Lsn, ParseLsnError};
+pub use page::{FirstPage, LongHeader, PAGE_SIZE, PageError, PageHeader, check_first_page};
 pub use segment::{ParseWalNameError, SegmentName, SegmentNumber, SegmentSize, SegmentSizeError, WalFileName};
 pub use system::{ParseSystemIdError, SystemId};
 pub use timeline::{ParseTimelineError, Timeline};
+pub use version::{MagicMeaning, MajorVersion, VersionError};
