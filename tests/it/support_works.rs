@@ -2,13 +2,19 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt, TryStreamExt};
 use object_store::aws::AmazonS3Builder;
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{Error, ObjectStore, PutMode};
+use object_store::{Error, GetOptions, ObjectStore, PutMode};
 
 use crate::support::cluster::{Cluster, Recovered, Stop};
+use crate::support::disk::SmallDisk;
+use crate::support::faulty::{Fault, FaultyStore, every_call_and_fault};
 use crate::support::program::{Answer, Program};
 use crate::support::s3::{BUCKET, S3Server};
 use crate::support::tools::Major;
@@ -148,4 +154,91 @@ async fn the_s3_server_creates_an_object_only_once() {
     assert!(matches!(refused, Error::AlreadyExists { .. }), "{refused}");
     assert_eq!(std::fs::read(s3.file_of("second", "a/b")).unwrap(), b"first");
     assert_eq!(s3.url("a"), format!("s3://{BUCKET}/a"));
+}
+
+/// Three calls of three kinds; how many of them the caller believes to have worked.
+async fn put_list_get(store: &dyn ObjectStore) -> (bool, bool, bool) {
+    let object = Path::from("a");
+    let put = store.put_opts(&object, "whole".into(), PutMode::Create.into()).await;
+    let listed = store.list(None).try_collect::<Vec<_>>().await;
+    let got = async { store.get_opts(&object, GetOptions::default()).await?.bytes().await };
+    let got = got.await;
+    assert!(got.as_ref().is_err() || got.as_deref().unwrap() == b"whole");
+    (put.is_ok(), listed.is_ok(), got.is_ok())
+}
+
+#[tokio::test]
+async fn a_faulty_store_breaks_the_call_it_was_told_to() {
+    let unbroken = FaultyStore::new(Arc::new(InMemory::new()), None);
+    assert_eq!(put_list_get(&unbroken).await, (true, true, true));
+    assert_eq!((unbroken.calls(), unbroken.to_string().as_str()), (3, "unbroken store"));
+    for (call, fault) in every_call_and_fault(3) {
+        let inner = Arc::new(InMemory::new());
+        let store = FaultyStore::new(inner.clone(), Some((call, fault)));
+        let believed = put_list_get(&store).await;
+        let expected = match (call, fault) {
+            (0, Fault::Crash) => (false, false, false),
+            (0, Fault::AnswerLost) => (false, true, true),
+            // What was never put can't be got, with the store working again.
+            (0, Fault::Refused) => (false, true, false),
+            (1, Fault::Crash) => (true, false, false),
+            (1, _) => (true, false, true),
+            _ => (true, true, false),
+        };
+        assert_eq!(believed, expected, "{store}");
+        let stored = inner.get_opts(&Path::from("a"), GetOptions::default()).await.is_ok();
+        assert_eq!(stored, call > 0 || fault == Fault::AnswerLost, "{store}");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_answer_breaks_a_file_off_half_way() {
+    let folder = Scratch::new();
+    let disk = Arc::new(LocalFileSystem::new_with_prefix(folder.path()).unwrap());
+    std::fs::write(folder.join("a"), vec![7; 1001]).unwrap();
+    let store = FaultyStore::new(disk, Some((0, Fault::AnswerLost)));
+    let mut pieces = store
+        .get_opts(&Path::from("a"), GetOptions::default())
+        .await
+        .unwrap()
+        .into_stream();
+    let mut received = 0;
+    let broken = loop {
+        match pieces.next().await.expect("an error, not an end") {
+            Ok(piece) => received += piece.len(),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(received, 500, "{broken}");
+}
+
+#[tokio::test]
+async fn each_part_of_an_upload_can_break() {
+    for call in 0..4 {
+        let inner = Arc::new(InMemory::new());
+        let store = FaultyStore::new(inner.clone(), Some((call, Fault::Refused)));
+        let upload = async {
+            let mut upload = store.put_multipart_opts(&Path::from("a"), Default::default()).await?;
+            upload.put_part("whole".into()).await?;
+            upload.complete().await?;
+            upload.abort().await
+        };
+        assert!(upload.await.is_err(), "{store}");
+        let stored = inner.get_opts(&Path::from("a"), GetOptions::default()).await.is_ok();
+        assert_eq!(stored, call == 3, "{store}");
+    }
+}
+
+#[test]
+fn a_small_disk_can_be_filled_and_freed() {
+    let disk = SmallDisk::new(1 << 20);
+    let write = || std::fs::write(disk.path().join("file"), vec![1; 100_000]);
+    disk.fill(50_000);
+    assert!(disk.free() <= 50_000);
+    assert_eq!(write().unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    disk.unfill();
+    write().unwrap();
+    let place = disk.path().to_owned();
+    drop(disk);
+    assert!(!place.exists());
 }

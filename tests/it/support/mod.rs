@@ -7,12 +7,16 @@
 //! | [`program`] | our own binaries, run as that user, and their answers |
 //! | [`cluster`] | a PostgreSQL cluster: new, or started on a restored directory |
 //! | [`s3`] | an S3 server that can be killed, paused and brought back |
+//! | [`faulty`] | an object store that breaks at a chosen call |
+//! | [`disk`] | a disk small enough to be filled |
 //!
 //! A missing tool is a panic that names the command which installs it; nothing here ever skips.
 //! Everything listens on loopback or a private socket folder, and each guard stops only what it
 //! started itself, by process id.
 
 pub mod cluster;
+pub mod disk;
+pub mod faulty;
 pub mod process;
 pub mod program;
 pub mod s3;
