@@ -7,6 +7,7 @@
     reason = "a test that can't go on must fail, loudly"
 )]
 
+mod ledger_works;
 mod support;
 mod support_works;
 mod tidy;
