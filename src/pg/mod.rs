@@ -4,6 +4,7 @@ pub mod conninfo;
 mod control;
 #[cfg(test)]
 pub(crate) mod golden;
+mod history;
 mod lsn;
 mod page;
 mod segment;
@@ -12,6 +13,7 @@ mod timeline;
 mod version;
 
 pub use control::{ClusterState, ControlError, ControlFile, ControlSettings, WalLevel};
+pub use history::{Fork, HistoryError, Leg, TimelineHistory};
 pub use lsn::{Lsn, ParseLsnError};
 pub use page::{FirstPage, LongHeader, PAGE_SIZE, PageError, PageHeader, check_first_page};
 pub use segment::{ParseWalNameError, SegmentName, SegmentNumber, SegmentSize, SegmentSizeError, WalFileName};

@@ -143,6 +143,25 @@ promote() {
     wait_for_file "$work/archive/0000000$1.history"
 }
 
+# A restore to the backup's end that is told to follow the newest timeline: the new timeline's history then has it
+# leave timeline 3 at a point where 3 had not begun.
+turn_back() {
+    rm -rf "$work/data"
+    as_server mkdir -m 700 "$work/data"
+    tar -xf "$work/base/base.tar" -C "$work/data"
+    if [ "$(id -u)" = 0 ]; then chown -R postgres:postgres "$work/data"; fi
+    as_server mkdir -p "$work/data/pg_wal/archive_status"
+    as_server touch "$work/data/recovery.signal"
+    cat >>"$work/data/postgresql.conf" <<SETTINGS
+recovery_target = immediate
+recovery_target_action = promote
+recovery_target_timeline = latest
+SETTINGS
+    start
+    wait_for_file "$work/archive/00000004.history"
+    stop
+}
+
 make_golden() {
     major=$1 bin=$2 port=5432 out="$here/$1"
     choose "$major"
@@ -163,7 +182,8 @@ make_golden() {
     promote 3
     stop
     keep_control stopped
-    cp "$work/archive/00000002.history" "$work/archive/00000003.history" "$out/"
+    turn_back
+    cp "$work"/archive/*.history "$out/"
     # The new timeline's first segment begins with the pages of the old one.
     keep_page "$(cd "$work/archive" && ls | grep -E '^00000002[0-9A-F]{16}$' | head -n 1)" fork
     "$bin/postgres" --version >"$out/version.txt"
