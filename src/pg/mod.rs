@@ -2,13 +2,16 @@
 
 pub mod conninfo;
 mod control;
+pub mod duration;
 #[cfg(test)]
 pub(crate) mod golden;
 mod history;
 mod lsn;
 mod page;
 mod segment;
+pub mod size;
 mod system;
+pub mod time;
 mod timeline;
 mod version;
 
