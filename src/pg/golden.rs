@@ -22,6 +22,16 @@ pub(crate) fn text(major: u16, file: &str) -> String {
     String::from_utf8(read(major, file)).unwrap()
 }
 
+/// The first golden file of a major whose name ends like this: its name and its text.
+pub(crate) fn ending(major: u16, end: &str) -> (String, String) {
+    let mut names = std::fs::read_dir(folder(major))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let name = names.find(|name| name.ends_with(end)).unwrap();
+    let text = text(major, &name);
+    (name, text)
+}
+
 /// What a tool printed after `label:`.
 pub(crate) fn told(major: u16, file: &str, label: &str) -> String {
     let text = text(major, file);

@@ -6,20 +6,24 @@ pub mod duration;
 #[cfg(test)]
 pub(crate) mod golden;
 mod history;
+mod label;
 mod lsn;
 mod page;
 mod segment;
 pub mod size;
 mod system;
 pub mod time;
+mod tablespace_map;
 mod timeline;
 mod version;
 
 pub use control::{ClusterState, ControlError, ControlFile, ControlSettings, WalLevel};
 pub use history::{Fork, HistoryError, Leg, TimelineHistory};
+pub use label::{BackupHistory, BackupLabel, LabelError};
 pub use lsn::{Lsn, ParseLsnError};
 pub use page::{FirstPage, LongHeader, PAGE_SIZE, PageError, PageHeader, check_first_page};
 pub use segment::{ParseWalNameError, SegmentName, SegmentNumber, SegmentSize, SegmentSizeError, WalFileName};
 pub use system::{ParseSystemIdError, SystemId};
+pub use tablespace_map::{TablespaceLink, TablespaceMap, TablespaceMapError};
 pub use timeline::{ParseTimelineError, Timeline};
 pub use version::{MagicMeaning, MajorVersion, VersionError};
