@@ -10,6 +10,7 @@ mod label;
 mod lsn;
 mod page;
 mod segment;
+pub mod settings;
 pub mod size;
 mod system;
 pub mod time;
