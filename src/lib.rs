@@ -19,3 +19,4 @@
 pub mod env;
 pub mod error;
 pub mod pg;
+pub mod replication;

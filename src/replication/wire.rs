@@ -1,0 +1,171 @@
+//! A connection as messages: the socket, the framing, and what the server tells in passing.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use postgres_protocol::message::frontend;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::ServerError;
+use super::message::{Backend, FrameError, Framer, Row};
+use super::server_error::Severity;
+use super::socket::{ServerAddress, Socket};
+
+/// How many warnings are kept. A base backup of a damaged cluster sends some for each damaged file.
+const MOST_WARNINGS: usize = 1000;
+
+/// How many rows an answer may have: none of the commands sent here has more than one, save a listing
+/// of settings.
+const MOST_ROWS: usize = 10_000;
+
+/// Why no message came, or none could be sent.
+#[derive(Debug)]
+pub(super) enum WireError {
+    /// The connection broke; without a cause, the server closed it.
+    Lost(Option<io::Error>),
+    /// What came is no message.
+    Frame(FrameError),
+    /// A message that has no place here.
+    Unexpected(&'static str),
+    /// The server refused.
+    Server(ServerError),
+}
+
+impl From<FrameError> for WireError {
+    fn from(error: FrameError) -> Self {
+        Self::Frame(error)
+    }
+}
+
+/// A connection to a server. Dropping it closes the socket.
+#[derive(Debug)]
+pub(super) struct Wire {
+    socket: Socket,
+    framer: Framer,
+    at: ServerAddress,
+    parameters: BTreeMap<String, String>,
+    key: Bytes,
+    warnings: Vec<ServerError>,
+}
+
+impl Wire {
+    pub(super) fn new(socket: Socket, at: ServerAddress) -> Self {
+        Self {
+            socket,
+            framer: Framer::new(),
+            at,
+            parameters: BTreeMap::new(),
+            key: Bytes::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Whom this is a connection to.
+    pub(super) fn at(&self) -> &ServerAddress {
+        &self.at
+    }
+
+    /// A setting that the server reports without being asked (`server_version`).
+    pub(super) fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.get(name).map(String::as_str)
+    }
+
+    /// The warnings that came since they were last taken, the first thousand of them.
+    pub(super) fn take_warnings(&mut self) -> Vec<ServerError> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    /// The socket, and the greeting for a client that has not seen it: the end of the login, the settings
+    /// reported, the key, and that the session is ready. What arrived behind it comes last.
+    pub(super) fn into_greeted(self) -> (Socket, Bytes) {
+        let mut greeting = BytesMut::new();
+        let mut put = |tag: u8, body: &[&[u8]]| {
+            let body = body.concat();
+            greeting.put_u8(tag);
+            greeting.put_u32(u32::try_from(body.len() + 4).unwrap_or(u32::MAX));
+            greeting.put_slice(&body);
+        };
+        put(b'R', &[&[0; 4]]);
+        for (name, value) in &self.parameters {
+            put(b'S', &[name.as_bytes(), b"\0", value.as_bytes(), b"\0"]);
+        }
+        if !self.key.is_empty() {
+            put(b'K', &[&self.key]);
+        }
+        put(b'Z', &[b"I"]);
+        greeting.put(self.framer.into_rest());
+        (self.socket, greeting.freeze())
+    }
+
+    /// The login is done: longer messages are believed.
+    pub(super) fn logged_in(&mut self) {
+        self.framer.logged_in();
+    }
+
+    /// Sends these bytes.
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), WireError> {
+        let sent = async {
+            self.socket.write_all(bytes).await?;
+            self.socket.flush().await
+        };
+        sent.await.map_err(|error| WireError::Lost(Some(error)))
+    }
+
+    /// The next message that is not told in passing (settings, keys, warnings). Cancel-safe: bytes that
+    /// have arrived stay in the buffer.
+    pub(super) async fn receive(&mut self) -> Result<Backend, WireError> {
+        loop {
+            while let Some(message) = self.framer.next()? {
+                match message {
+                    Backend::Parameter { name, value } => {
+                        self.parameters.insert(name, value);
+                    }
+                    Backend::KeyData(key) => self.key = key,
+                    Backend::Notice(notice) => {
+                        if notice.severity() >= Severity::Warning && self.warnings.len() < MOST_WARNINGS {
+                            self.warnings.push(notice);
+                        }
+                    }
+                    Backend::Ignored => {}
+                    message => return Ok(message),
+                }
+            }
+            match self.socket.read_buf(self.framer.buffer()).await {
+                Ok(0) => return Err(WireError::Lost(None)),
+                Ok(_) => {}
+                Err(error) => return Err(WireError::Lost(Some(error))),
+            }
+        }
+    }
+
+    /// Sends a query or replication command. Its answers are the caller's to receive.
+    pub(super) async fn send_query(&mut self, query: &str) -> Result<(), WireError> {
+        let mut message = BytesMut::new();
+        frontend::query(query, &mut message).map_err(|error| WireError::Lost(Some(error)))?;
+        self.send(&message).await
+    }
+
+    /// Sends a query or replication command and reads its answer to the end: its rows.
+    pub(super) async fn query(&mut self, query: &str) -> Result<Vec<Row>, WireError> {
+        self.send_query(query).await?;
+        let mut rows = Vec::new();
+        let mut refusal = None;
+        loop {
+            match self.receive().await? {
+                Backend::Row(row) if rows.len() < MOST_ROWS => rows.push(row),
+                Backend::Columns | Backend::CommandComplete => {}
+                Backend::Error(error) if error.severity() == Severity::Fatal => return Err(WireError::Server(error)),
+                // The session goes on; the end of the command is still to come.
+                Backend::Error(error) => refusal = Some(error),
+                Backend::Ready => {
+                    return match refusal {
+                        Some(error) => Err(WireError::Server(error)),
+                        None => Ok(rows),
+                    };
+                }
+                other => return Err(WireError::Unexpected(other.name())),
+            }
+        }
+    }
+}
