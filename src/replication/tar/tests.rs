@@ -1,3 +1,5 @@
+//! Archives made here, read by us and by the `tar` crate.
+
 use super::*;
 use proptest::prelude::*;
 use std::io::Read;
