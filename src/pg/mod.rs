@@ -13,8 +13,8 @@ mod segment;
 pub mod settings;
 pub mod size;
 mod system;
-pub mod time;
 mod tablespace_map;
+pub mod time;
 mod timeline;
 mod version;
 
