@@ -1,2 +1,7 @@
-//! `pgp-pitr`: everything that is not called by PostgreSQL itself.
-fn main() {}
+//! `pgp-archive %p`: PostgreSQL's `archive_command`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pgp_pitr::cli::run::archive_command(std::env::args_os())
+}

@@ -1,2 +1,7 @@
-//! `pgp-pitr`: everything that is not called by PostgreSQL itself.
-fn main() {}
+//! `pgp-restore %f %p`: PostgreSQL's `restore_command`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pgp_pitr::cli::run::restore_command(std::env::args_os())
+}

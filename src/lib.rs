@@ -16,7 +16,13 @@
 //! | 7 | `cli` arguments, settings, reports, progress |
 //!
 //! Begin reading at `ops::archive`: it is the shortest whole path.
+pub mod cli;
+pub mod codec;
+pub mod disk;
 pub mod env;
 pub mod error;
+pub mod ops;
 pub mod pg;
 pub mod replication;
+pub mod repo;
+pub mod store;

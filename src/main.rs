@@ -1,2 +1,7 @@
-//! `pgp-pitr`: everything that is not called by PostgreSQL itself.
-fn main() {}
+//! `pgp-pitr`: everything that PostgreSQL does not call itself.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pgp_pitr::cli::pitr(std::env::args_os())
+}

@@ -1,0 +1,333 @@
+//! The command line as it is typed.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+/// Makes one WAL file durable in the repository, then exits 0. For PostgreSQL's archive_command.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pgp-archive",
+    version,
+    after_help = "Example, in postgresql.conf:\n  archive_command = 'pgp-archive %p --repo s3://backups/pg'"
+)]
+pub struct ArchiveArgs {
+    /// The WAL file (%p)
+    pub path: PathBuf,
+    /// Common flags.
+    #[command(flatten)]
+    pub common: Common,
+    /// zstd's level, 1 to 19
+    #[arg(long, value_name = "LEVEL")]
+    pub compression_level: Option<String>,
+}
+
+/// Fetches one WAL file from the repository. For PostgreSQL's restore_command.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pgp-restore",
+    version,
+    after_help = "Example, in postgresql.conf:\n  restore_command = 'pgp-restore %f %p --repo s3://backups/pg'"
+)]
+pub struct FetchArgs {
+    /// The WAL file's name (%f)
+    pub file: String,
+    /// Where to put it (%p)
+    pub path: PathBuf,
+    /// Common flags.
+    #[command(flatten)]
+    pub common: Common,
+    /// How long to try before giving up, for example 5m
+    #[arg(long, value_name = "DURATION")]
+    pub retry_for: Option<String>,
+    /// The cluster's system identifier; unless given, the one in global/pg_control
+    #[arg(long, value_name = "SYSID")]
+    pub cluster: Option<String>,
+}
+
+/// Protects PostgreSQL servers and brings them back to any moment.
+#[derive(Debug, Parser)]
+#[command(name = "pgp-pitr", version, disable_help_flag = true)]
+pub struct PitrArgs {
+    /// Common flags.
+    #[command(flatten)]
+    pub common: Common,
+    /// Print help
+    #[arg(long, global = true, action = ArgAction::Help)]
+    pub help: Option<bool>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make the repository, once; again on the same URL changes nothing
+    #[command(after_help = "Example:\n  pgp-pitr init --repo /var/backups/pg")]
+    Init(InitArgs),
+    /// Check the server, the repository, and the way between them
+    #[command(after_help = "Example:\n  pgp-pitr check --repo /var/backups/pg -d 'host=db1 user=backup'")]
+    Check(CheckArgs),
+    /// Take a base backup
+    #[command(
+        after_help = "Example:\n  pgp-pitr backup --repo s3://backups/pg -d 'host=db1 user=backup' --label nightly"
+    )]
+    Backup(BackupArgs),
+    /// List clusters, backups, WAL, gaps and the windows that can be restored
+    #[command(after_help = "Example:\n  pgp-pitr list --repo s3://backups/pg")]
+    List(ListArgs),
+    /// Show everything known of one backup
+    #[command(after_help = "Example:\n  pgp-pitr show 20261121T101500Z-1f2e3d4c --repo s3://backups/pg")]
+    Show(ShowArgs),
+    /// Show what restore would do, and do nothing
+    #[command(after_help = "Example:\n  pgp-pitr plan --target-time '2026-11-21 10:20:00+01' --repo s3://backups/pg")]
+    Plan(RestoreArgs),
+    /// Restore a cluster to a moment
+    #[command(
+        after_help = "Example:\n  pgp-pitr restore --to /var/lib/postgresql/15/restored --target-time '2026-11-21 10:20:00+01' --repo s3://backups/pg"
+    )]
+    Restore(RestoreArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  pgp-pitr completions bash > /etc/bash_completion.d/pgp-pitr")]
+    Completions(CompletionsArgs),
+}
+
+/// `init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// A replication slot to look at
+    #[arg(long, value_name = "NAME")]
+    pub slot: Option<String>,
+    /// How long to wait for the segment of the round trip [default: 1min]
+    #[arg(long, value_name = "DURATION")]
+    pub wal_timeout: Option<String>,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `backup`.
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// A text that names the backup for people
+    #[arg(long, value_name = "TEXT")]
+    pub label: Option<String>,
+    /// How the first checkpoint is made: fast or spread
+    #[arg(long, value_name = "MODE")]
+    pub checkpoint: Option<String>,
+    /// The most to read in a second, for example 50MB
+    #[arg(long, value_name = "RATE")]
+    pub max_rate: Option<String>,
+    /// Store everything anew, with no reference to earlier backups
+    #[arg(long)]
+    pub full: bool,
+    /// A replication slot that holds the backup's WAL
+    #[arg(long, value_name = "NAME")]
+    pub slot: Option<String>,
+    /// How long to wait for the last WAL to arrive in the repository [default: 5min]
+    #[arg(long, value_name = "DURATION")]
+    pub wal_timeout: Option<String>,
+    /// zstd's level, 1 to 19
+    #[arg(long, value_name = "LEVEL")]
+    pub compression_level: Option<String>,
+    /// How many threads compress
+    #[arg(long, short, value_name = "N")]
+    pub jobs: Option<String>,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only this cluster
+    #[arg(long, value_name = "SYSID")]
+    pub cluster: Option<String>,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `show`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The backup's id
+    pub backup: String,
+    /// Write the configuration files that were captured with it below this folder
+    #[arg(long, value_name = "DIR")]
+    pub settings_to: Option<PathBuf>,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// How to reach the server.
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    /// The server: a URI or key=value pairs, as for psql
+    #[arg(long, short = 'd', value_name = "CONNINFO")]
+    pub dbname: Option<String>,
+    /// Its host or socket folder
+    #[arg(long, short = 'h', value_name = "HOST")]
+    pub host: Option<String>,
+    /// Its port
+    #[arg(long, short = 'p', value_name = "PORT")]
+    pub port: Option<String>,
+    /// The role to connect as
+    #[arg(long = "username", short = 'U', value_name = "ROLE")]
+    pub user: Option<String>,
+}
+
+/// `plan` and `restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The data directory to make; must be empty or absent [default: PGDATA]
+    #[arg(long = "to", short = 'D', visible_alias = "pgdata", value_name = "DIR")]
+    pub to: Option<PathBuf>,
+    /// The moment to restore.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Stop just before the target, not just after it
+    #[arg(long)]
+    pub exclusive: bool,
+    /// The timeline to follow: its number, or latest
+    #[arg(long, value_name = "N", default_value = "latest")]
+    pub target_timeline: String,
+    /// What the server does when it has arrived: pause, promote or shutdown
+    #[arg(long, value_name = "ACTION", default_value = "pause")]
+    pub target_action: String,
+    /// Start from this backup [default: the newest that serves]
+    #[arg(long, value_name = "ID")]
+    pub backup: Option<String>,
+    /// The cluster's system identifier, where the repository holds several
+    #[arg(long, value_name = "SYSID")]
+    pub cluster: Option<String>,
+    /// Put a tablespace elsewhere; may be repeated
+    #[arg(long, value_name = "OLD=NEW")]
+    pub tablespace_mapping: Vec<String>,
+    /// How many threads decompress and write
+    #[arg(long, short, value_name = "N")]
+    pub jobs: Option<String>,
+    /// Make a standby of the server at CONNINFO
+    #[arg(long, value_name = "CONNINFO")]
+    pub standby: Option<String>,
+    /// Whether the restored server archives its own WAL: keep (what its settings say) or off
+    #[arg(long, value_name = "off|keep", default_value = "keep")]
+    pub archive: String,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The moment to restore: one of these.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub struct TargetArgs {
+    /// This moment, for example '2026-11-21 10:20:00+01' or '10 minutes ago'
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub target_time: Option<String>,
+    /// This position in the WAL
+    #[arg(long, value_name = "LSN")]
+    pub target_lsn: Option<String>,
+    /// This transaction
+    #[arg(long, value_name = "XID")]
+    pub target_xid: Option<String>,
+    /// This restore point
+    #[arg(long, value_name = "NAME")]
+    pub target_name: Option<String>,
+    /// The end of the WAL
+    #[arg(long)]
+    pub latest: bool,
+    /// The end of the backup: as soon as it is consistent
+    #[arg(long)]
+    pub immediate: bool,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// The repository: PATH, file:///PATH or s3://BUCKET/PREFIX [or PGP_REPO]
+    #[arg(long, value_name = "URL", global = true)]
+    pub repo: Option<String>,
+    /// The settings file [or PGP_CONFIG; else /etc/pgp/pgp.toml or ~/.config/pgp/pgp.toml]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// Tell the causes of an error as well
+    #[arg(long, global = true)]
+    pub verbose: bool,
+}
+
+/// Flags that were given, by the setting's name.
+pub type Flags = BTreeMap<&'static str, String>;
+
+/// Collects the flags that were given.
+pub fn given<const N: usize>(flags: [(&'static str, &Option<String>); N]) -> Flags {
+    flags
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.clone()?)))
+        .collect()
+}
+
+impl Command {
+    /// The flags that are settings as well.
+    pub fn flags(&self) -> Flags {
+        let server = |server: &ServerArgs| {
+            given([
+                ("dbname", &server.dbname),
+                ("host", &server.host),
+                ("port", &server.port),
+                ("user", &server.user),
+            ])
+        };
+        match self {
+            Self::Check(args) => {
+                let mut flags = server(&args.server);
+                flags.extend(given([("slot", &args.slot), ("wal_timeout", &args.wal_timeout)]));
+                flags
+            }
+            Self::Backup(args) => {
+                let mut flags = server(&args.server);
+                flags.extend(given([
+                    ("label", &args.label),
+                    ("checkpoint", &args.checkpoint),
+                    ("max_rate", &args.max_rate),
+                    ("slot", &args.slot),
+                    ("wal_timeout", &args.wal_timeout),
+                    ("compression_level", &args.compression_level),
+                    ("jobs", &args.jobs),
+                ]));
+                flags
+            }
+            Self::Plan(args) | Self::Restore(args) => given([("cluster", &args.cluster), ("jobs", &args.jobs)]),
+            Self::List(args) => given([("cluster", &args.cluster)]),
+            Self::Init(_) | Self::Show(_) | Self::Completions(_) => Flags::new(),
+        }
+    }
+}

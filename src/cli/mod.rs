@@ -1,0 +1,8 @@
+//! The command line, in two steps: typed ([`args`]), then meant ([`settings`]).
+
+pub mod args;
+mod pitr;
+pub mod report;
+pub mod run;
+pub mod settings;
+pub use pitr::pitr;

@@ -1,0 +1,57 @@
+//! What people read: errors, warnings and notes on stderr, answers on stdout.
+
+use std::io::{self, Write};
+
+use crate::error::{Class, Explain, Failure};
+
+/// Writes an error as one line, and a hint as another; with `verbose`, each cause on a line as well.
+pub fn failure(program: &str, failure: &Failure, verbose: bool) {
+    let mut text = format!("{program}: error: {}\n", failure.one_line());
+    if verbose {
+        for cause in failure.causes() {
+            text.push_str(&format!("  caused by: {}\n", cause.replace('\n', " ")));
+        }
+    }
+    if let Some(hint) = failure.hint() {
+        text.push_str(&format!("hint: {hint}\n"));
+    }
+    to_stderr(&text);
+}
+
+/// Writes a warning on one line.
+pub fn warning(program: &str, text: &str) {
+    to_stderr(&format!("{program}: warning: {text}\n"));
+}
+
+/// Writes a note on one line.
+pub fn note(text: &str) {
+    to_stderr(&format!("{text}\n"));
+}
+
+/// An answer that nobody took.
+#[derive(Debug, thiserror::Error)]
+#[error("could not write the answer to standard output")]
+pub struct AnswerError(#[source] io::Error);
+
+impl Explain for AnswerError {
+    fn class(&self) -> Class {
+        Class::Failed
+    }
+}
+
+/// Writes an answer to stdout.
+///
+/// # Errors
+/// When it can't be written. A reader that has gone away has read enough.
+pub fn answer(text: &str) -> Result<(), AnswerError> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(AnswerError(error)),
+        _ => Ok(()),
+    }
+}
+
+fn to_stderr(text: &str) {
+    // With stderr gone there is nobody left to tell.
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}

@@ -1,0 +1,241 @@
+//! `pgp-restore`: one WAL file comes back from the repository.
+//!
+//! PostgreSQL takes "no such file" for the end of the WAL and promotes. So that answer is given only
+//! after the repository itself has been seen to answer (rule 3); everything else is tried again, and
+//! then told apart by the exit code.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::local;
+use crate::disk::{self, Staged};
+use crate::env::Env;
+use crate::error::{Class, Explain, Failure};
+use crate::pg::{LongHeader, Lsn, PAGE_SIZE, PageHeader, ParseWalNameError, SystemId, WalFileName};
+use crate::repo::{self, ClusterInfo, Fetched, Repository};
+use crate::store::Store;
+
+/// How long to try unless told otherwise.
+pub const RETRY_FOR: Duration = Duration::from_secs(300);
+
+/// The longest pause between two tries: a store that is back is noticed soon.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What PostgreSQL asks for.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The file (%f).
+    pub file: WalFileName,
+    /// Where to put it (%p).
+    pub path: &'a Path,
+    /// Where PostgreSQL runs the command.
+    pub data_directory: &'a Path,
+    /// The cluster, where it was named.
+    pub cluster: Option<SystemId>,
+    /// How long to try.
+    pub retry_for: Duration,
+}
+
+/// A file that can't be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// A name that PostgreSQL asks for never.
+    #[error("nothing was fetched: {error}")]
+    Name {
+        /// Why not.
+        error: ParseWalNameError,
+    },
+    /// The repository has answered that it has no such file.
+    #[error("{file} of cluster {system} is not in {repository}")]
+    Missing {
+        /// The file.
+        file: WalFileName,
+        /// The cluster.
+        system: SystemId,
+        /// The repository.
+        repository: String,
+    },
+    /// Nothing tells which cluster is meant.
+    #[error("{repository} holds {clusters} clusters and nothing tells which is meant")]
+    WhichCluster {
+        /// The repository.
+        repository: String,
+        /// How many it holds.
+        clusters: usize,
+    },
+    /// The file can't be written.
+    #[error("could not write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the file system says.
+        source: io::Error,
+    },
+}
+
+impl Explain for FetchError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Missing { .. } => Class::NotFound,
+            Self::Name { .. } | Self::WhichCluster { .. } => Class::Usage,
+            Self::Write { .. } => Class::Failed,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Name { .. } => Some("restore_command = 'pgp-restore %f %p' passes the right names".to_owned()),
+            Self::WhichCluster { .. } => {
+                Some("run it in the data directory, or give --cluster SYSID (`pgp-pitr list` shows them)".to_owned())
+            }
+            Self::Write { .. } => Some("check the permissions and the room on that disk".to_owned()),
+            Self::Missing { .. } => None,
+        }
+    }
+}
+
+/// Fetches one file, trying again for as long as the request allows. `open` opens the store; `tell`
+/// hears of each failure that is not the last.
+///
+/// Steps, and what a crash after each leaves:
+/// 1. the file is written, every byte checked, under a temporary name: a leftover, swept by the next;
+/// 2. it is fsynced and renamed to `path`: the file, whole.
+///
+/// # Errors
+/// `Missing`, if and only if the repository has answered so; else the last failure.
+pub async fn fetch(
+    open: impl Fn() -> Result<Store, Failure>,
+    request: &Request<'_>,
+    env: &Arc<Env>,
+    tell: impl Fn(&Failure),
+) -> Result<(), Failure> {
+    let deadline = tokio::time::Instant::now() + request.retry_for;
+    let mut pause = Duration::from_millis(200);
+    loop {
+        let failure = match tokio::time::timeout_at(deadline, once(&open, request, env)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(failure)) => failure,
+            Err(_) => crate::store::StoreError::Timeout(request.retry_for).into(),
+        };
+        let final_answer = matches!(failure.class(), Class::NotFound | Class::Usage);
+        let wait = env.jittered(pause);
+        if final_answer || tokio::time::Instant::now() + wait >= deadline {
+            return Err(failure);
+        }
+        tell(&failure);
+        tokio::time::sleep(wait).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn once(open: &impl Fn() -> Result<Store, Failure>, request: &Request<'_>, env: &Env) -> Result<(), Failure> {
+    let store = open()?;
+    let system = match request.cluster {
+        Some(system) => system,
+        None => match local::control_file(request.data_directory)? {
+            Some(control) => control.system,
+            None => only_cluster(&store).await?,
+        },
+    };
+    let file_error = |source| FetchError::Write {
+        path: request.path.to_path_buf(),
+        source,
+    };
+    disk::sweep(request.path).map_err(file_error)?;
+    let mut staged = Staged::beside(request.path, 0o600, env).map_err(file_error)?;
+    if repo::fetch(&store, system, request.file, staged.file()).await? == Fetched::Missing {
+        // It is an answer only from a repository that is one, seen after the fact.
+        let repository = Repository::open(&store).await?;
+        fetch_partial(&repository, system, request.file, staged.file()).await?;
+    }
+    Ok(staged.replace().map_err(file_error)?)
+}
+
+/// Where a whole segment is not there, the `.partial` of a timeline that was left serves, as far as
+/// its pages belong to it; the rest is zeros, which end the WAL for PostgreSQL.
+async fn fetch_partial(
+    repository: &Repository,
+    system: SystemId,
+    file: WalFileName,
+    sink: &mut File,
+) -> Result<(), Failure> {
+    let missing = || FetchError::Missing {
+        file,
+        system,
+        repository: repository.store().url().to_string(),
+    };
+    let WalFileName::Segment(segment) = file else {
+        return Err(missing().into());
+    };
+    let mut pages = OwnPages {
+        sink,
+        page: Vec::with_capacity(PAGE),
+        next: None,
+        ended: false,
+    };
+    match repo::fetch(repository.store(), system, WalFileName::Partial(segment), &mut pages).await? {
+        Fetched::Whole => Ok(()),
+        Fetched::Missing => Err(missing().into()),
+    }
+}
+
+const PAGE: usize = PAGE_SIZE as usize;
+
+/// Passes on pages as long as each has the address that follows the one before, and zeros from then
+/// on: a segment that was recycled carries old pages after the end of its WAL.
+struct OwnPages<'a> {
+    sink: &'a mut File,
+    page: Vec<u8>,
+    next: Option<Lsn>,
+    ended: bool,
+}
+
+impl OwnPages<'_> {
+    fn belongs(&mut self) -> bool {
+        let first = LongHeader::parse(&self.page).map(|header| header.page.address);
+        match (self.next, PageHeader::parse(&self.page)) {
+            (Some(next), Ok(header)) if header.address == next => self.next = Some(next.plus(PAGE as u64)),
+            (None, Ok(_)) => self.next = first.ok().map(|address| address.plus(PAGE as u64)),
+            _ => return false,
+        }
+        self.next.is_some()
+    }
+}
+
+impl Write for OwnPages<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let take = bytes.len().min(PAGE - self.page.len());
+        self.page.extend_from_slice(&bytes[..take]);
+        if self.page.len() == PAGE {
+            self.ended = self.ended || !self.belongs();
+            if self.ended {
+                self.page.fill(0);
+            }
+            self.sink.write_all(&self.page)?;
+            self.page.clear();
+        }
+        Ok(take)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.sink.flush()
+    }
+}
+
+/// The repository's only cluster: for a person who fetches a file without a data directory.
+async fn only_cluster(store: &Store) -> Result<SystemId, Failure> {
+    let repository = Repository::open(store).await?;
+    let systems = ClusterInfo::systems(&repository).await?;
+    match systems[..] {
+        [system] => Ok(system),
+        _ => Err(FetchError::WhichCluster {
+            repository: store.url().to_string(),
+            clusters: systems.len(),
+        }
+        .into()),
+    }
+}

@@ -1,0 +1,6 @@
+//! The verbs: gather, plan, do.
+
+pub mod archive;
+pub mod fetch;
+pub mod init;
+mod local;

@@ -1,0 +1,24 @@
+//! The repository: what objects there are, what they hold, and which writes are allowed.
+//!
+//! Objects are written once and never changed, so two writers can't corrupt each other and a crash
+//! leaves at worst an object that nothing refers to. The format is described in
+//! `docs/repository-format.md`.
+
+pub mod backup;
+mod cluster;
+mod error;
+mod identity;
+pub mod map;
+mod marker;
+pub mod names;
+pub mod pack;
+pub mod reader;
+mod wal;
+mod writer;
+
+pub use cluster::ClusterInfo;
+pub use error::RepoError;
+pub use identity::{IDENTITY_FRAME, Identity};
+pub use marker::Repository;
+pub use wal::{Fetched, Pushed, WalSource, fetch, identity, push};
+pub use writer::{BackupWriter, PackRow};

@@ -1,0 +1,119 @@
+//! Every object's name, in one place.
+//!
+//! ```text
+//! pgp.json                                                marker
+//! clusters/SYSID/cluster.json                             what the cluster is
+//! clusters/SYSID/wal/TTTTTTTT/LLLLLLLL/SEGMENT.zst        and .partial.zst, .XXXXXXXX.backup.zst
+//! clusters/SYSID/wal/TTTTTTTT.history.zst
+//! clusters/SYSID/backups/ID/…                             `backup.json` last: it is the commit
+//! clusters/SYSID/packs/ID/NNNNNNNN.pack
+//! ```
+
+use crate::pg::{SystemId, Timeline, WalFileName};
+use crate::store::Name;
+
+use super::backup::BackupId;
+
+/// The repository's marker: without it nothing is ever "not found".
+pub fn marker() -> Name {
+    Name::from("pgp.json")
+}
+
+/// The folder of all clusters.
+pub fn clusters() -> Name {
+    Name::from("clusters")
+}
+
+/// A throw-away object that shows what a store can do.
+pub fn probe(chance: u64) -> Name {
+    Name::from(format!("probe-{chance:016x}"))
+}
+
+/// The folder of one cluster.
+pub fn cluster(system: SystemId) -> Name {
+    Name::from(format!("clusters/{system}"))
+}
+
+/// What binds a cluster's name to its facts.
+pub fn cluster_json(system: SystemId) -> Name {
+    cluster(system).join("cluster.json")
+}
+
+/// The folder of a cluster's WAL.
+pub fn wal(system: SystemId) -> Name {
+    cluster(system).join("wal")
+}
+
+/// The folder of one timeline's WAL.
+pub fn wal_timeline(system: SystemId, timeline: Timeline) -> Name {
+    wal(system).join(timeline.hex())
+}
+
+/// The folder of 4 GiB of one timeline's WAL.
+pub fn wal_log(system: SystemId, timeline: Timeline, log: u32) -> Name {
+    wal_timeline(system, timeline).join(format!("{log:08X}"))
+}
+
+/// The object of one WAL file.
+pub fn wal_file(system: SystemId, file: WalFileName) -> Name {
+    let folder = match file.segment() {
+        Some(segment) => wal_log(system, segment.timeline(), segment.log()),
+        None => wal(system),
+    };
+    folder.join(format!("{file}.zst"))
+}
+
+/// The WAL file whose object has this name; `None` for anything else.
+pub fn read_wal_file(name: &Name) -> Option<WalFileName> {
+    name.filename()?.strip_suffix(".zst")?.parse().ok()
+}
+
+/// The folder of a cluster's base backups.
+pub fn backups(system: SystemId) -> Name {
+    cluster(system).join("backups")
+}
+
+/// One object of a base backup.
+pub fn backup_part(system: SystemId, id: &BackupId, part: &str) -> Name {
+    backups(system).join(id.as_str()).join(part)
+}
+
+/// The folder of a cluster's packs.
+pub fn packs(system: SystemId) -> Name {
+    cluster(system).join("packs")
+}
+
+/// One pack, by the backup that wrote it and its number.
+pub fn pack(system: SystemId, id: &BackupId, number: u32) -> Name {
+    packs(system).join(id.as_str()).join(format!("{number:08}.pack"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wal_objects_are_found_again_by_their_names() {
+        let system = SystemId::new(7);
+        for (file, name) in [
+            (
+                "0000000100000016000000B3",
+                "clusters/7/wal/00000001/00000016/0000000100000016000000B3.zst",
+            ),
+            (
+                "0000000100000016000000B3.partial",
+                "clusters/7/wal/00000001/00000016/0000000100000016000000B3.partial.zst",
+            ),
+            ("0000000A.history", "clusters/7/wal/0000000A.history.zst"),
+            (
+                "000000010000000000000002.00000028.backup",
+                "clusters/7/wal/00000001/00000000/000000010000000000000002.00000028.backup.zst",
+            ),
+        ] {
+            let file: WalFileName = file.parse().unwrap();
+            assert_eq!(wal_file(system, file).as_ref(), name);
+            assert_eq!(read_wal_file(&Name::from(name)), Some(file));
+        }
+        assert_eq!(read_wal_file(&cluster_json(system)), None);
+    }
+}
