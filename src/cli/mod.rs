@@ -4,5 +4,6 @@ pub mod args;
 mod pitr;
 pub mod report;
 pub mod run;
+mod server;
 pub mod settings;
 pub use pitr::pitr;
