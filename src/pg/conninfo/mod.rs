@@ -2,8 +2,8 @@
 //! files and defaults.
 //!
 //! What counts, first to last: the connection string, the flags `-h -p -U`, the service file, the
-//! environment, the password file (for the password), the defaults. A connection string wins over flags,
-//! as in psql, because it is the more complete statement.
+//! environment, the password file (for the password), the defaults. That a connection string wins over flags
+//! is psql's way (`pg_basebackup` has it the other way round); see [`Overrides::over_conninfo`].
 //!
 //! Pure: files, variables and names of users come in through [`Surroundings`]. No message, `Debug` or
 //! `Display` shows a password. What would change how a connection is made, and is not supported here, is
@@ -76,6 +76,9 @@ pub struct Overrides {
     pub port: Option<String>,
     /// `-U`: the user.
     pub user: Option<String>,
+    /// Whether they win over the connection string as well: right where that comes from a settings file,
+    /// which any flag overrides. On one command line the connection string wins.
+    pub over_conninfo: bool,
 }
 
 /// TCP settings of a connection; `None` leaves the operating system's own.
@@ -290,18 +293,24 @@ impl fmt::Display for ConnInfo {
 
 /// Layer upon layer, the strongest first.
 fn gather(conninfo: Option<&str>, overrides: &Overrides, around: &Surroundings<'_>) -> Result<Settings, ConnInfoError> {
-    let mut settings = Settings::default();
-    let flags = [
+    let mut flags = Settings::default();
+    let given = [
         ("host", "-h", &overrides.host),
         ("port", "-p", &overrides.port),
         ("user", "-U", &overrides.user),
     ];
-    for (name, flag, value) in flags {
+    for (name, flag, value) in given {
         if let Some(value) = value.as_ref().filter(|value| !value.is_empty()) {
-            settings.replace(name, value.as_str(), Origin::Flag(flag), None)?;
+            flags.replace(name, value.as_str(), Origin::Flag(flag), None)?;
         }
     }
-    settings.overlay(parse::connection_string(conninfo.unwrap_or_default())?);
+    let string = parse::connection_string(conninfo.unwrap_or_default())?;
+    let (mut settings, stronger) = if overrides.over_conninfo {
+        (string, flags)
+    } else {
+        (flags, string)
+    };
+    settings.overlay(stronger);
     service::fill(&mut settings, around)?;
     for keyword in KEYWORDS {
         if let Some(variable) = keyword.variable

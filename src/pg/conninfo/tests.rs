@@ -126,6 +126,7 @@ fn a_connection_string_beats_flags_and_flags_beat_everything_else() {
         host: Some("h2".to_owned()),
         port: Some("25001".to_owned()),
         user: Some("ann".to_owned()),
+        over_conninfo: false,
     };
     let machine =
         Machine::with_service_file("[s]\nhost=s\nuser=svc\ndbname=d\n").with(&[("PGUSER", "env"), ("PGPORT", "9")]);
@@ -137,6 +138,12 @@ fn a_connection_string_beats_flags_and_flags_beat_everything_else() {
         "host=/var/run/postgresql port=25001 user=ann dbname=ann"
     );
     assert_eq!(display("service=s"), "host=h2 port=25001 user=ann dbname=d");
+    let flags = Overrides {
+        over_conninfo: true,
+        ..flags.clone()
+    };
+    let over = machine.resolve_with("host=a dbname=x", &flags).unwrap();
+    assert_eq!(over.to_string(), "host=h2 port=25001 user=ann dbname=x");
     assert_eq!(machine.display("service=s"), "host=s port=9 user=svc dbname=d");
     assert_eq!(machine.display("service=s user=joe"), "host=s port=9 user=joe dbname=d");
 }

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Measures this tool against floors made of standard tools and, where it is installed, pgBackRest:
+# tests/bench/run.sh archive|backup|restore
+#
+# Prints a table with medians and ratios and writes the same as JSON to target/bench/. Settings, as environment:
+#   PGP_BENCH_MB        size of the cluster for backup and restore (1200)
+#   PGP_BENCH_SEGMENTS  segments, one each round, for archive (20)
+#   PGP_BENCH_ROUNDS    rounds for backup and restore (5)
+#   PGP_BENCH_DIR       where the data lies (/var/tmp; needs five times the cluster's size)
+set -euo pipefail
+case "${1:-}" in
+    archive | backup | restore) ;;
+    *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit 2 ;;
+esac
+cd "$(dirname "$0")/../.."
+# shellcheck source=tests/tools/common.sh
+. tests/tools/common.sh
+
+command -v cc >/dev/null || need_packages gcc libc6-dev
+command -v zstd >/dev/null || need_packages zstd
+command -v python3 >/dev/null || need_packages python3
+PGP_BENCH_POSTGRES=$(tests/tools/postgres.sh 15 2>/dev/null | tail -n 1 | cut -d ' ' -f 2)
+cargo build --release --locked --bins
+PGP_BENCH_BUILT=$(cd "${CARGO_TARGET_DIR:-target}/release" && pwd)
+mkdir -p target/bench
+PGP_BENCH_JSON=$PWD/target/bench/$1.json
+export PGP_BENCH_POSTGRES PGP_BENCH_BUILT PGP_BENCH_JSON
+exec python3 tests/bench/scenarios.py "$1"
