@@ -26,3 +26,4 @@ pub mod pg;
 pub mod replication;
 pub mod repo;
 pub mod store;
+pub mod wal;

@@ -1,0 +1,32 @@
+//! The meaning of WAL bytes, for PostgreSQL 13 to 18. No I/O, no clock: bytes go in, records and their meaning come
+//! out. Whatever reads WAL here (archiving, receiving, planning, verifying) shares this one reading.
+//!
+//! | module | gives |
+//! | --- | --- |
+//! | `page` | how a cluster's WAL is laid out, and whether a page belongs where it is |
+//! | `decoder` | whole records, checksum verified, from bytes that come in pieces |
+//! | `record` | what every record has: block references, page images, main data |
+//! | `xact`, `xlog`, `storage` | what the records mean that recovery and its planning depend on |
+//!
+//! Nothing here trusts a length or a count before it has been held against the bytes that are there.
+
+mod cursor;
+mod decoder;
+#[cfg(test)]
+mod forge;
+mod page;
+mod record;
+mod rmgr;
+mod storage;
+mod xact;
+mod xid;
+mod xlog;
+
+pub use decoder::{EndReason, NotContiguous, RawRecord, Step, WalDecoder};
+pub use page::{LayoutError, PageFault, WalLayout};
+pub use record::{Block, Blocks, Compression, Image, Oid, Record, RecordError, RelFile, RelFork};
+pub use rmgr::ResourceManager;
+pub use storage::StorageChange;
+pub use xact::{Prepared, RelFiles, Transaction, TransactionEnd, Xids};
+pub use xid::Xid;
+pub use xlog::{Checkpoint, ParameterChange, XlogChange};
