@@ -63,7 +63,8 @@ enum Copy {
 #[derive(Debug)]
 pub(super) struct Parser {
     shape: Shape,
-    has_manifest: bool,
+    /// Whether a manifest was asked for, and whether it came.
+    manifest: (bool, bool),
     stage: Stage,
     copy: Copy,
     start: Option<(Lsn, Timeline)>,
@@ -82,7 +83,7 @@ impl Parser {
     pub(super) fn new(shape: Shape, has_manifest: bool) -> Self {
         Self {
             shape,
-            has_manifest,
+            manifest: (has_manifest, false),
             stage: Stage::Start,
             copy: Copy::None,
             start: None,
@@ -175,7 +176,7 @@ impl Parser {
             (Copy::None, Shape::CopyEach) if self.archives < self.tablespaces.len() => {
                 self.begin_archive(self.archives)
             }
-            (Copy::None, Shape::CopyEach) if self.has_manifest => self.copy = Copy::Manifest,
+            (Copy::None, Shape::CopyEach) if self.manifest == (true, false) => self.begin_manifest(),
             _ => return Err(ParseError::Protocol("one copy too many".to_owned())),
         }
         Ok(())
@@ -186,6 +187,11 @@ impl Parser {
         self.current = index;
         self.copy = Copy::Archive(TarReader::new());
         self.due.push_back(BackupEvent::ArchiveBegin { tablespace: index });
+    }
+
+    fn begin_manifest(&mut self) {
+        self.manifest.1 = true;
+        self.copy = Copy::Manifest;
     }
 
     fn end_copy(&mut self) -> Result<(), ParseError> {
@@ -218,9 +224,9 @@ impl Parser {
                 self.due.push_back(BackupEvent::Progress { bytes: data.get_u64() });
                 Ok(())
             }
-            b'm' if self.has_manifest && !matches!(self.copy, Copy::Manifest) => {
+            b'm' if self.manifest == (true, false) => {
                 self.end_archive()?;
-                self.copy = Copy::Manifest;
+                self.begin_manifest();
                 Ok(())
             }
             b'n' if matches!(self.copy, Copy::Waiting | Copy::Archive(_)) => {
@@ -264,7 +270,7 @@ impl Parser {
                 Err(ParseError::DamagedPages { end, error })
             }
             (Some(error), _) => Err(ParseError::Refused(error)),
-            (None, Some(end)) if self.archives == self.tablespaces.len() => {
+            (None, Some(end)) if self.archives == self.tablespaces.len() && self.manifest.0 == self.manifest.1 => {
                 self.due.push_back(BackupEvent::Finished(end));
                 Ok(())
             }
@@ -315,3 +321,6 @@ fn tablespace(row: Row) -> Option<Tablespace> {
 fn leads_out(path: &[u8]) -> bool {
     path.split(|&b| b == b'/').any(|part| part.is_empty() || part == b"..")
 }
+
+#[cfg(test)]
+mod tests;
