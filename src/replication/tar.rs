@@ -24,7 +24,7 @@ pub enum EntryKind {
 /// One member of the archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TarEntry {
-    /// The path as the server wrote it, in bytes, without a slash at its end.
+    /// The path as the server wrote it, in bytes, without `./` before it or a slash at its end.
     pub path: Bytes,
     /// What it is.
     pub kind: EntryKind,
@@ -288,6 +288,10 @@ impl Header<'_> {
         }
         while name.last() == Some(&b'/') {
             name.truncate(name.len() - 1);
+        }
+        // One folder is written so, `./pg_wal/archive_status`.
+        while name.starts_with(b"./") {
+            name.advance(2);
         }
         match name.is_empty() {
             true => Err(TarError::Field {

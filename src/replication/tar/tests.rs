@@ -47,7 +47,8 @@ fn read_by_the_oracle(bytes: &[u8]) -> Contents {
             _ => EntryKind::Symlink(Bytes::copy_from_slice(&entry.link_name_bytes().unwrap())),
         };
         let path = entry.path_bytes();
-        let path = Bytes::copy_from_slice(path.strip_suffix(b"/").unwrap_or(&path));
+        let path = path.strip_suffix(b"/").unwrap_or(&path);
+        let path = Bytes::copy_from_slice(path.strip_prefix(b"./").unwrap_or(path));
         entries.push((
             TarEntry {
                 path,
@@ -188,6 +189,13 @@ fn sizes_of_8_gib_and_more_are_read_in_base_256() {
         assert_eq!(reader.next(), Ok(Some(TarEvent::Data(Bytes::from_static(&[1; 7])))));
         assert_eq!(reader.next(), Ok(None));
     }
+}
+
+#[test]
+fn a_path_from_here_loses_its_dot() {
+    let header = header(b"./pg_wal/archive_status/", tar::EntryType::Directory, 0);
+    let entries = read(&[Bytes::copy_from_slice(header.as_bytes())]).unwrap();
+    assert_eq!(entries[0].0.path, &b"pg_wal/archive_status"[..]);
 }
 
 #[test]
