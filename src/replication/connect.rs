@@ -260,9 +260,9 @@ fn handshake_error(error: HandshakeError, at: &ServerAddress) -> ConnectError {
             at,
             what: "the server does not take it for PostgreSQL's protocol",
         },
-        HandshakeError::NotAsked => ConnectError::TlsTerms {
+        HandshakeError::NoClientCertificate => ConnectError::TlsTerms {
             at,
-            what: "the server asked for no client certificate",
+            what: "no client certificate was asked for, or there is none to present",
         },
     }
 }

@@ -7,6 +7,7 @@
 mod binding;
 mod chain;
 mod names;
+mod revocation;
 mod verify;
 
 use std::io;
@@ -32,6 +33,7 @@ use crate::pg::conninfo::{
     ClientCertificate, RootCertificates, Server, SslCertMode, SslMode, SslNegotiation, Tls, TlsVersion,
 };
 use chain::{Parsed, Trust};
+use revocation::RevocationList;
 use verify::Verifier;
 
 /// The protocol's name in ALPN, without which a server takes no direct TLS.
@@ -128,8 +130,8 @@ pub(super) enum HandshakeError {
     Failed(io::Error),
     /// The server took direct TLS for another protocol.
     NoAlpn,
-    /// `sslcertmode=require`, and the server asked for no certificate.
-    NotAsked,
+    /// `sslcertmode=require`, and none was asked for, or there is none to present.
+    NoClientCertificate,
 }
 
 /// What all connections with the same settings share: files read, roots parsed.
@@ -184,8 +186,9 @@ impl Client {
         if settings.negotiation() == SslNegotiation::Direct && connection.alpn_protocol() != Some(ALPN) {
             return Err(HandshakeError::NoAlpn);
         }
-        if settings.certificate_mode() == SslCertMode::Require && !asked.load(Ordering::Relaxed) {
-            return Err(HandshakeError::NotAsked);
+        let presented = asked.load(Ordering::Relaxed) && self.certificate.is_some();
+        if settings.certificate_mode() == SslCertMode::Require && !presented {
+            return Err(HandshakeError::NoClientCertificate);
         }
         let leaf = connection.peer_certificates().and_then(|chain| chain.first());
         let end_point = leaf.and_then(|der| binding::end_point(der, &Parsed::of(der).ok()?.certificate));
@@ -294,7 +297,7 @@ fn trust(settings: &Tls, provider: &CryptoProvider) -> Result<Option<Trust>, Tls
     for path in lists {
         let what = "certificate revocation list";
         for list in pem_items::<CertificateRevocationListDer<'_>>(&path, what)? {
-            trust.revoke(&list).map_err(|_| empty(what, &path))?;
+            trust.revoke(RevocationList::of(&list).ok_or_else(|| empty(what, &path))?);
         }
     }
     Ok(Some(trust))

@@ -9,14 +9,15 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use rustls::pki_types::CertificateDer;
 use x509_cert::Certificate;
-use x509_cert::crl::CertificateList;
 use x509_cert::der::asn1::AnyRef;
 use x509_cert::der::oid::{AssociatedOid, ObjectIdentifier};
 use x509_cert::der::{Decode, Encode, Reader, SliceReader};
 use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, NameConstraints, SubjectAltName};
 use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
+
+use super::revocation::RevocationList;
 
 /// How long a chain may be, as in OpenSSL.
 const MOST_SIGNERS: usize = 100;
@@ -116,7 +117,7 @@ pub(super) struct Trust {
     roots: Vec<Parsed>,
     /// Certificates of the file that are not self-signed: links of a chain, never its end.
     links: Vec<Parsed>,
-    revocations: Vec<(CertificateList, Vec<u8>)>,
+    revocations: Vec<RevocationList>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -136,10 +137,8 @@ impl Trust {
 
     /// Adds a list of revoked certificates. With at least one, every certificate of a chain must be
     /// covered by one.
-    pub(super) fn revoke(&mut self, list: &CertificateRevocationListDer<'_>) -> Result<(), CertificateFault> {
-        let parsed = CertificateList::from_der(list).map_err(|_| CertificateFault::Malformed)?;
-        self.revocations.push((parsed, list.to_vec()));
-        Ok(())
+    pub(super) fn revoke(&mut self, list: RevocationList) {
+        self.revocations.push(list);
     }
 
     /// How many roots there are.
@@ -171,37 +170,19 @@ impl Trust {
             return Ok(());
         }
         let tbs = &subject.certificate.tbs_certificate;
+        let key = &signer.certificate.tbs_certificate.subject_public_key_info;
         let mut covered = false;
-        for (list, der) in &self.revocations {
-            let body = &list.tbs_cert_list;
-            let in_time = body.this_update.to_unix_duration() <= now
-                && body.next_update.is_none_or(|next| now <= next.to_unix_duration());
-            // A critical extension changes what a list means (only some reasons, only a part).
-            let plain = body
-                .crl_extensions
-                .iter()
-                .flatten()
-                .all(|extension| !extension.critical);
-            let key = &signer.certificate.tbs_certificate.subject_public_key_info;
-            let signed = body.issuer == tbs.issuer
-                && signature_is_valid(
-                    der,
-                    &list.signature_algorithm,
-                    list.signature.raw_bytes(),
-                    key,
-                    &self.algorithms,
-                );
-            if !(signed && in_time && plain) {
+        for list in &self.revocations {
+            let signature = list.signature.raw_bytes();
+            let is_theirs = list.issuer == tbs.issuer
+                && signature_is_valid(&list.der, &list.algorithm, signature, key, &self.algorithms);
+            if !is_theirs || !list.counts_at(now) {
                 continue;
             }
-            covered = true;
-            let revoked = body.revoked_certificates.iter().flatten();
-            if revoked
-                .into_iter()
-                .any(|entry| entry.serial_number == tbs.serial_number)
-            {
+            if list.names(&tbs.serial_number) {
                 return Err(CertificateFault::Revoked);
             }
+            covered = true;
         }
         match covered {
             true => Ok(()),
@@ -385,6 +366,6 @@ pub(super) fn contents(algorithm: &AlgorithmIdentifierOwned) -> Option<Vec<u8>> 
 }
 
 /// The value of a DER element, without tag and length.
-fn inside(der: &[u8]) -> Option<&[u8]> {
+pub(super) fn inside(der: &[u8]) -> Option<&[u8]> {
     AnyRef::from_der(der).ok().map(|any| any.value())
 }
