@@ -8,6 +8,7 @@
 )]
 
 mod ledger_works;
+mod replication;
 mod support;
 mod support_works;
 mod tidy;

@@ -143,6 +143,12 @@ impl Cluster {
         assert!(self.wait_for_connections(), "the server did not start");
     }
 
+    /// Starts the server and waits for nothing: for one that takes no connections.
+    #[track_caller]
+    pub fn start_without_waiting(&mut self) {
+        self.spawn();
+    }
+
     /// Starts a server that has something to recover, and waits until that is over, one way or another.
     #[track_caller]
     pub fn recover(&mut self) -> Recovered {
