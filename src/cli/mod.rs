@@ -6,4 +6,6 @@ pub mod report;
 pub mod run;
 mod server;
 pub mod settings;
+#[allow(dead_code)]
+mod shape;
 pub use pitr::pitr;
