@@ -1,3 +1,5 @@
+//! The same bytes give the same steps, however they are cut, and damage never yields a record.
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;

@@ -112,8 +112,11 @@ impl Cluster {
         Builder {
             major,
             initdb: Vec::new(),
-            // Small, and the same zone everywhere, so that times in logs and results can be compared.
-            settings: "shared_buffers = '16MB'\ntimezone = 'UTC'\nlog_timezone = 'UTC'\n".to_owned(),
+            // Small, and the same zone everywhere, so that times in logs and results can be compared. Shared
+            // memory in the data directory: nothing is left behind when the server is killed for good.
+            settings: "shared_buffers = '16MB'\ntimezone = 'UTC'\nlog_timezone = 'UTC'\n\
+                       dynamic_shared_memory_type = 'mmap'\n"
+                .to_owned(),
         }
     }
 
@@ -384,8 +387,6 @@ impl Cluster {
             .arg(self.scratch.path())
             // Everything to our log, whatever a restored configuration says.
             .args(["-c", "log_destination=stderr", "-c", "logging_collector=off"])
-            // In the data directory, where nothing is left behind when the server is killed for good.
-            .args(["-c", "dynamic_shared_memory_type=mmap"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log);
