@@ -229,6 +229,7 @@ impl Explain for ConnectError {
             | Self::Database { .. }
             | Self::Setting { .. } => Class::Usage,
             Self::TlsSettings(error) => error.class(),
+            Self::Version { source, .. } => source.class(),
             Self::NoHost { attempts } => match attempts.iter().all(|error| error.class() == Class::Usage) {
                 true => Class::Usage,
                 false => Class::Unavailable,
@@ -269,6 +270,10 @@ impl Explain for ConnectError {
                 passfile: Some(path), ..
             } => format!("the password came from {}", path.display()),
             Self::Password { .. } => "check PGPASSWORD, the password file or the connection string".to_owned(),
+            // "connection requires a valid client certificate": `clientcert` is a word of pg_hba.conf, too.
+            Self::NoHbaEntry { source, .. } if source.message().contains("certificate") => {
+                "name a client certificate and its key with sslcert and sslkey".to_owned()
+            }
             Self::NoHbaEntry { user, replication, .. } => {
                 format!(
                     "add a line for {}, user {user} and this client's address to pg_hba.conf and reload",
@@ -438,3 +443,6 @@ impl Explain for ReplicationError {
         Some(hint.to_owned())
     }
 }
+
+#[cfg(test)]
+mod tests;

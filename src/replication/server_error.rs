@@ -54,6 +54,9 @@ impl fmt::Debug for SqlState {
     }
 }
 
+/// How much of each text of a message is kept: warnings are collected, and memory is bounded.
+const LONGEST_TEXT: usize = 4096;
+
 /// How grave a message of the server is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
@@ -133,7 +136,7 @@ impl ServerError {
             }
             let end = rest.iter().position(|&b| b == 0)?;
             let (value, rest) = rest.split_at(end);
-            let text = || String::from_utf8_lossy(value).into_owned();
+            let text = || String::from_utf8_lossy(value.get(..LONGEST_TEXT).unwrap_or(value)).into_owned();
             match kind {
                 // `S` is the same word in the server's language; `V` is there since 9.6.
                 b'V' => parts.severity = Severity::of(value).unwrap_or(parts.severity),

@@ -196,8 +196,9 @@ impl ReplicationSession {
         }
     }
 
-    /// Makes a physical slot. A temporary one goes with this session; one that reserves WAL keeps it
-    /// from now on, the other from its first use.
+    /// Makes a physical slot. A temporary one goes with this session, and already with the next command
+    /// that the server refuses: so says PostgreSQL. One that reserves WAL keeps it from now on, the other
+    /// from its first use.
     pub async fn create_physical_slot(
         &mut self,
         name: &SlotName,

@@ -15,9 +15,12 @@ use super::socket::{ServerAddress, Socket};
 /// How many warnings are kept. A base backup of a damaged cluster sends some for each damaged file.
 const MOST_WARNINGS: usize = 1000;
 
-/// How many rows an answer may have: none of the commands sent here has more than one, save a listing
-/// of settings.
-const MOST_ROWS: usize = 10_000;
+/// How many settings a server may report; real ones report some fifteen.
+const MOST_PARAMETERS: usize = 1000;
+
+/// How many bytes the rows of an answer may have, each value and row counted as at least its place in
+/// memory. The longest real answer is a timeline's history: some bytes for each promotion.
+const MOST_ANSWER: usize = 32 << 20;
 
 /// Why no message came, or none could be sent.
 #[derive(Debug)]
@@ -119,7 +122,9 @@ impl Wire {
             while let Some(message) = self.framer.next()? {
                 match message {
                     Backend::Parameter { name, value } => {
-                        self.parameters.insert(name, value);
+                        if self.parameters.len() < MOST_PARAMETERS || self.parameters.contains_key(&name) {
+                            self.parameters.insert(name, value);
+                        }
                     }
                     Backend::KeyData(key) => self.key = key,
                     Backend::Notice(notice) => {
@@ -150,10 +155,17 @@ impl Wire {
     pub(super) async fn query(&mut self, query: &str) -> Result<Vec<Row>, WireError> {
         self.send_query(query).await?;
         let mut rows = Vec::new();
+        let mut size = 0;
         let mut refusal = None;
         loop {
             match self.receive().await? {
-                Backend::Row(row) if rows.len() < MOST_ROWS => rows.push(row),
+                Backend::Row(row) => {
+                    size += bytes_of(&row);
+                    if size > MOST_ANSWER {
+                        return Err(WireError::Unexpected("an endless answer"));
+                    }
+                    rows.push(row);
+                }
                 Backend::Columns | Backend::CommandComplete => {}
                 Backend::Error(error) if error.severity() == Severity::Fatal => return Err(WireError::Server(error)),
                 // The session goes on; the end of the command is still to come.
@@ -168,4 +180,10 @@ impl Wire {
             }
         }
     }
+}
+
+/// How many bytes a row takes, about.
+fn bytes_of(row: &Row) -> usize {
+    let values: usize = row.iter().flatten().map(Bytes::len).sum();
+    values + size_of_val(row.as_slice()) + size_of_val(row)
 }

@@ -15,7 +15,10 @@ use crate::replication::tar::{TarError, TarEvent, TarReader};
 use crate::replication::{ServerError, SqlState};
 
 /// How many tablespaces are believed.
-const MOST_TABLESPACES: usize = 100_000;
+const MOST_TABLESPACES: usize = 10_000;
+
+/// How long the path of one may be; PostgreSQL's own limit (`MAXPGPATH`) is 1024.
+const LONGEST_PATH: usize = 4096;
 
 /// Which of the two shapes the answer has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -309,11 +312,8 @@ fn tablespace(row: Row) -> Option<Tablespace> {
         None => None,
         Some(_) => Some(row.parsed(2)?),
     };
-    Some(Tablespace {
-        oid,
-        path: row.0.get(1)?.clone().unwrap_or_default(),
-        size_kb,
-    })
+    let path = row.0.get(1)?.clone().unwrap_or_default();
+    (path.len() <= LONGEST_PATH).then_some(Tablespace { oid, path, size_kb })
 }
 
 /// Whether an entry of this name would be written outside the directory it belongs to. No server sends

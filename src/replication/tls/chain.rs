@@ -49,7 +49,7 @@ pub enum CertificateFault {
     #[error("it, or one that it depends on, is not made for this use")]
     Usage,
     /// It has something in it that must not be ignored and is not understood.
-    #[error("it, or one that it depends on, has a critical extension that is not supported ({0})")]
+    #[error("it, or one that it depends on, has an extension that must not be ignored and is not supported ({0})")]
     Extension(String),
     /// It was revoked.
     #[error("it, or one that it depends on, was revoked")]
