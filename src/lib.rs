@@ -16,6 +16,7 @@
 //! | 7 | `cli` arguments, settings, reports, progress |
 //!
 //! Begin reading at `ops::archive`: it is the shortest whole path.
+pub mod catalog;
 pub mod cli;
 pub mod codec;
 pub mod disk;

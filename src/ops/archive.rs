@@ -15,7 +15,7 @@ use crate::error::{Class, Explain, Failure};
 use crate::pg::{
     FirstPage, LongHeader, MajorVersion, PageError, ParseWalNameError, SegmentSize, WalFileName, check_first_page,
 };
-use crate::repo::{self, ClusterInfo, Pushed, Repository, WalSource};
+use crate::repo::{self, ClusterInfo, Pushed, Repository, WalContent, WalSource};
 use crate::store::Store;
 
 /// zstd's level for WAL unless told otherwise: the archiver must keep up with the server.
@@ -163,7 +163,7 @@ fn inspect(path: &Path, data_directory: &Path) -> Result<(WalSource, ClusterInfo
         system: info.system,
         segment_size: info.segment_size.bytes() as u32,
         page_magic,
-        path: path.to_path_buf(),
+        content: WalContent::File(path.to_path_buf()),
         len: metadata.len(),
         modified_at: metadata.modified().map(DateTime::<Utc>::from).unwrap_or_default(),
     };

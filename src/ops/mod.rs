@@ -1,6 +1,7 @@
 //! The verbs: gather, plan, do.
 
 pub mod archive;
+pub mod backup;
 pub mod fetch;
 pub mod init;
 mod local;

@@ -20,5 +20,5 @@ pub use cluster::ClusterInfo;
 pub use error::RepoError;
 pub use identity::{IDENTITY_FRAME, Identity};
 pub use marker::Repository;
-pub use wal::{Fetched, Pushed, WalSource, fetch, identity, push};
+pub use wal::{Fetched, Pushed, WalContent, WalSource, fetch, identity, push};
 pub use writer::{BackupWriter, PackRow};

@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use object_store::PutPayload;
 
-use super::{IDENTITY_FRAME, Identity, RepoError, Repository, names};
+use super::{ClusterInfo, IDENTITY_FRAME, Identity, RepoError, Repository, names};
 use crate::codec::{CompressError, Compressor, Decompressor, Digest, Hasher};
 use crate::disk::{self, Created};
 use crate::pg::{SystemId, WalFileName};
@@ -36,12 +36,36 @@ pub struct WalSource {
     pub segment_size: u32,
     /// The page magic of its first page; 0 for texts.
     pub page_magic: u16,
-    /// Where it is.
-    pub path: PathBuf,
+    /// Its bytes, or where they are.
+    pub content: WalContent,
     /// Its length in bytes.
     pub len: u64,
     /// When it was last written.
     pub modified_at: DateTime<Utc>,
+}
+
+/// Where a WAL file's bytes are.
+#[derive(Debug)]
+pub enum WalContent {
+    /// In this file.
+    File(PathBuf),
+    /// Here. For texts, not for segments.
+    Bytes(Bytes),
+}
+
+impl WalSource {
+    /// A text about WAL that lies in memory.
+    pub fn of_text(cluster: &ClusterInfo, file: WalFileName, text: Bytes, modified_at: DateTime<Utc>) -> Self {
+        Self {
+            file,
+            system: cluster.system,
+            segment_size: cluster.segment_size.bytes() as u32,
+            page_magic: 0,
+            len: text.len() as u64,
+            content: WalContent::Bytes(text),
+            modified_at,
+        }
+    }
 }
 
 /// What became of a push.
@@ -357,7 +381,13 @@ fn read_through<E: From<ReadFailed>>(
     source: &WalSource,
     mut each: impl FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<Digest, E> {
-    let mut file = File::open(&source.path).map_err(ReadFailed)?;
+    let mut file = match &source.content {
+        WalContent::File(path) => File::open(path).map_err(ReadFailed)?,
+        WalContent::Bytes(bytes) => {
+            each(bytes)?;
+            return Ok(Digest::of(bytes));
+        }
+    };
     let mut buffer = vec![0; BUFFER];
     let (mut content, mut len) = (Hasher::default(), 0);
     loop {
@@ -380,9 +410,13 @@ fn read_through<E: From<ReadFailed>>(
 struct ReadFailed(io::Error);
 
 fn read_error(source: &WalSource, error: io::Error) -> RepoError {
+    let file = match &source.content {
+        WalContent::File(path) => path.display().to_string(),
+        WalContent::Bytes(_) => source.file.to_string(),
+    };
     RepoError::File {
         doing: "read",
-        file: source.path.display().to_string(),
+        file,
         source: error,
     }
 }

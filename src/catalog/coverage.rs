@@ -1,0 +1,248 @@
+//! Which WAL is there: segments by timeline, and the stretches without gaps. Pure.
+
+use std::collections::BTreeMap;
+
+use crate::pg::{Leg, Lsn, SegmentName, SegmentNumber, SegmentSize, Timeline};
+
+/// A segment that is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredSegment {
+    /// Its number.
+    pub number: SegmentNumber,
+    /// Size of its object in bytes; at most 4 GiB, as no segment is larger than 1 GiB.
+    pub stored_bytes: u32,
+    /// Whether only the part that a timeline left behind is there.
+    pub partial: bool,
+}
+
+/// One timeline's segments.
+#[derive(Debug, Clone, Default)]
+pub struct TimelineWal {
+    segments: Vec<StoredSegment>,
+}
+
+/// A stretch of segments without a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Its first segment.
+    pub first: SegmentNumber,
+    /// Its last segment.
+    pub last: SegmentNumber,
+}
+
+/// All of a cluster's WAL that is stored.
+#[derive(Debug, Clone)]
+pub struct Coverage {
+    size: SegmentSize,
+    timelines: BTreeMap<Timeline, TimelineWal>,
+}
+
+impl Coverage {
+    /// Of nothing yet, for segments of this size.
+    pub fn new(size: SegmentSize) -> Self {
+        Self {
+            size,
+            timelines: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a segment. A name that no segment of this size has is passed over: pushing checked it,
+    /// and what a stranger put there is not WAL of this cluster.
+    pub fn add(&mut self, name: SegmentName, stored_bytes: u64, partial: bool) {
+        if let Some(number) = name.number(self.size) {
+            let stored_bytes = u32::try_from(stored_bytes).unwrap_or(u32::MAX);
+            let segment = StoredSegment {
+                number,
+                stored_bytes,
+                partial,
+            };
+            self.timelines
+                .entry(name.timeline())
+                .or_default()
+                .segments
+                .push(segment);
+        }
+    }
+
+    /// Puts the segments in order; to be called after the last was added. A whole segment hides the
+    /// partial one of the same number.
+    pub fn sort(&mut self) {
+        for wal in self.timelines.values_mut() {
+            wal.segments.sort_by_key(|segment| (segment.number, segment.partial));
+            wal.segments.dedup_by_key(|segment| segment.number);
+        }
+    }
+
+    /// The size of the segments.
+    pub fn segment_size(&self) -> SegmentSize {
+        self.size
+    }
+
+    /// The timelines of which there is WAL, in order.
+    pub fn timelines(&self) -> impl Iterator<Item = Timeline> {
+        self.timelines.keys().copied()
+    }
+
+    /// One timeline's WAL.
+    pub fn timeline(&self, timeline: Timeline) -> Option<&TimelineWal> {
+        self.timelines.get(&timeline)
+    }
+
+    /// A segment, if it is there.
+    pub fn segment(&self, timeline: Timeline, number: SegmentNumber) -> Option<StoredSegment> {
+        let segments = &self.timelines.get(&timeline)?.segments;
+        let at = segments.binary_search_by_key(&number, |segment| segment.number).ok()?;
+        Some(segments[at])
+    }
+
+    /// The segments that lead along `path` from `from` on, until one is missing, each with the
+    /// timeline whose file a server takes: the newest on the path that has begun by then.
+    pub fn along(&self, path: &[Leg], from: Lsn) -> Vec<(Timeline, StoredSegment)> {
+        let mut number = SegmentNumber::holding(from, self.size);
+        let mut found = Vec::new();
+        while let Some(segment) = self.on_path(path, number) {
+            found.push(segment);
+            number = number.next();
+        }
+        found
+    }
+
+    fn on_path(&self, path: &[Leg], number: SegmentNumber) -> Option<(Timeline, StoredSegment)> {
+        let begun = |leg: &&Leg| SegmentNumber::holding(leg.from, self.size) <= number;
+        // Past the segment in which a timeline was left, its WAL is another history: a server that
+        // finds no newer file would replay it all the same, so it must not count as being there.
+        let not_left = |leg: &&Leg| leg.to.is_none_or(|to| number <= SegmentNumber::ending(to, self.size));
+        path.iter().rev().filter(begun).filter(not_left).find_map(|leg| {
+            self.segment(leg.timeline, number)
+                .map(|segment| (leg.timeline, segment))
+        })
+    }
+}
+
+impl TimelineWal {
+    /// Its segments, in order.
+    pub fn segments(&self) -> &[StoredSegment] {
+        &self.segments
+    }
+
+    /// Size of their objects in bytes.
+    pub fn stored_bytes(&self) -> u64 {
+        self.segments
+            .iter()
+            .map(|segment| u64::from(segment.stored_bytes))
+            .sum()
+    }
+
+    /// The stretches without gaps, in order.
+    pub fn runs(&self) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        for segment in &self.segments {
+            match runs.last_mut() {
+                Some(run) if run.last.next() == segment.number => run.last = segment.number,
+                _ => runs.push(Run {
+                    first: segment.number,
+                    last: segment.number,
+                }),
+            }
+        }
+        runs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: SegmentSize = SegmentSize::DEFAULT;
+
+    fn timeline(number: u32) -> Timeline {
+        Timeline::new(number).unwrap()
+    }
+
+    fn coverage(segments: &[(u32, u64)]) -> Coverage {
+        let mut coverage = Coverage::new(SIZE);
+        for (on, number) in segments {
+            coverage.add(SegmentNumber::new(*number).name(timeline(*on), SIZE), 1, false);
+        }
+        coverage.sort();
+        coverage
+    }
+
+    fn start(number: u64) -> Lsn {
+        SegmentNumber::new(number).start(SIZE)
+    }
+
+    fn names(found: &[(Timeline, StoredSegment)]) -> Vec<(u32, u64)> {
+        found
+            .iter()
+            .map(|(on, segment)| (on.number(), segment.number.number()))
+            .collect()
+    }
+
+    #[test]
+    fn a_gap_ends_a_run() {
+        let coverage = coverage(&[(1, 5), (1, 3), (1, 4), (1, 8)]);
+        let run = |first, last| Run {
+            first: SegmentNumber::new(first),
+            last: SegmentNumber::new(last),
+        };
+        assert_eq!(coverage.timeline(timeline(1)).unwrap().runs(), [run(3, 5), run(8, 8)]);
+    }
+
+    #[test]
+    fn a_path_takes_the_newer_timeline_from_the_segment_of_the_fork_on() {
+        let coverage = coverage(&[(1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (2, 5)]);
+        let fork = start(3).plus(100);
+        let path = [
+            Leg {
+                timeline: timeline(1),
+                from: Lsn::ZERO,
+                to: Some(fork),
+            },
+            Leg {
+                timeline: timeline(2),
+                from: fork,
+                to: None,
+            },
+        ];
+        assert_eq!(
+            names(&coverage.along(&path, start(2))),
+            [(1, 2), (2, 3), (2, 4), (2, 5)]
+        );
+    }
+
+    #[test]
+    fn wal_that_the_old_timeline_wrote_after_the_fork_does_not_count() {
+        let coverage = coverage(&[(1, 2), (1, 3), (1, 4), (1, 5)]);
+        let fork = start(3).plus(100);
+        let path = [
+            Leg {
+                timeline: timeline(1),
+                from: Lsn::ZERO,
+                to: Some(fork),
+            },
+            Leg {
+                timeline: timeline(2),
+                from: fork,
+                to: None,
+            },
+        ];
+        assert_eq!(names(&coverage.along(&path, start(2))), [(1, 2), (1, 3)]);
+    }
+
+    #[test]
+    fn a_whole_segment_hides_the_partial_one() {
+        let mut coverage = Coverage::new(SIZE);
+        let name = SegmentNumber::new(1).name(timeline(1), SIZE);
+        coverage.add(name, 1, true);
+        coverage.add(name, 2, false);
+        coverage.sort();
+        assert_eq!(
+            coverage
+                .segment(timeline(1), SegmentNumber::new(1))
+                .unwrap()
+                .stored_bytes,
+            2
+        );
+    }
+}

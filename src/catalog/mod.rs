@@ -1,0 +1,123 @@
+//! What is there: a cluster's backups and WAL, derived from names and immutable objects.
+
+mod coverage;
+
+use std::collections::BTreeMap;
+
+use futures_util::StreamExt;
+
+use crate::error::{Explain, Failure, on_one_line};
+use crate::pg::{Timeline, TimelineHistory, WalFileName};
+use crate::repo::backup::{self, BackupId, BackupRecord};
+use crate::repo::{self, ClusterInfo, Fetched, Repository, names};
+
+pub use coverage::{Coverage, Run, StoredSegment, TimelineWal};
+
+/// One cluster as the repository has it.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    /// What the cluster is.
+    pub info: ClusterInfo,
+    /// Its backups, oldest first.
+    pub backups: Vec<BackupRecord>,
+    /// Its WAL.
+    pub wal: Coverage,
+    /// The ancestry of each timeline of which a history file is there.
+    pub histories: BTreeMap<Timeline, TimelineHistory>,
+    /// What could not be read, in words: it is passed over, and it is told.
+    pub warnings: Vec<String>,
+}
+
+impl Catalog {
+    /// Reads a cluster's catalogue.
+    ///
+    /// # Errors
+    /// The store. A damaged backup record or history is a warning: the others are still good.
+    pub async fn read(repository: &Repository, info: ClusterInfo) -> Result<Self, Failure> {
+        let mut catalog = Self {
+            backups: Vec::new(),
+            wal: Coverage::new(info.segment_size),
+            histories: BTreeMap::new(),
+            warnings: Vec::new(),
+            info,
+        };
+        catalog.read_backups(repository).await?;
+        catalog.read_wal(repository).await?;
+        Ok(catalog)
+    }
+
+    async fn read_backups(&mut self, repository: &Repository) -> Result<(), Failure> {
+        for id in backup::ids(repository, self.info.system).await? {
+            match backup::read(repository, self.info.system, &id).await {
+                Ok(Some(record)) => self.backups.push(record),
+                // Under way, or interrupted: not a backup.
+                Ok(None) => {}
+                Err(error) => self.warn(error)?,
+            }
+        }
+        self.backups
+            .sort_by_key(|record| (record.stopped_at, record.id.clone()));
+        Ok(())
+    }
+
+    async fn read_wal(&mut self, repository: &Repository) -> Result<(), Failure> {
+        let store = repository.store();
+        let mut entries = store.list(&names::wal(self.info.system));
+        let mut histories = Vec::new();
+        while let Some(entry) = entries.next().await {
+            let entry = entry?;
+            match names::read_wal_file(&entry.location) {
+                Some(WalFileName::History(timeline)) => histories.push(timeline),
+                Some(WalFileName::Segment(name)) => self.wal.add(name, entry.size, false),
+                Some(WalFileName::Partial(name)) => self.wal.add(name, entry.size, true),
+                Some(WalFileName::Backup(..)) | None => {}
+            }
+        }
+        self.wal.sort();
+        for timeline in histories {
+            let mut text = Vec::new();
+            let file = WalFileName::History(timeline);
+            match repo::fetch(store, self.info.system, file, &mut text).await {
+                Ok(Fetched::Whole) => match TimelineHistory::parse(timeline, &text) {
+                    Ok(history) => drop(self.histories.insert(timeline, history)),
+                    Err(error) => self.warn(error)?,
+                },
+                Ok(Fetched::Missing) => {}
+                Err(error) => self.warn(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Damage is told and passed over; anything else ends the reading.
+    fn warn(&mut self, error: impl Explain) -> Result<(), Failure> {
+        if error.class() != crate::error::Class::Damaged {
+            return Err(error.into());
+        }
+        self.warnings.push(on_one_line(&error));
+        Ok(())
+    }
+
+    /// A backup by its id.
+    pub fn backup(&self, id: &BackupId) -> Option<&BackupRecord> {
+        self.backups.iter().find(|record| record.id == *id)
+    }
+
+    /// Every timeline that something tells of.
+    pub fn timelines(&self) -> Vec<Timeline> {
+        let mut all: Vec<Timeline> = self.wal.timelines().collect();
+        all.extend(self.histories.keys());
+        all.extend(self.backups.iter().map(|record| record.timeline));
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// The ancestry of a timeline; one without a history file has none that we know of.
+    pub fn history(&self, timeline: Timeline) -> TimelineHistory {
+        self.histories
+            .get(&timeline)
+            .cloned()
+            .unwrap_or(TimelineHistory::root(timeline))
+    }
+}

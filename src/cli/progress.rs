@@ -1,0 +1,109 @@
+//! How far a long command is: one line that is drawn over on a terminal, a line every ten seconds
+//! elsewhere.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// Drawing more often than this helps nobody.
+const ON_TERMINAL: Duration = Duration::from_millis(200);
+/// In a log, a line now and then says that it lives.
+const IN_LOG: Duration = Duration::from_secs(10);
+
+/// A line of progress on stderr.
+#[derive(Debug)]
+pub struct Progress {
+    terminal: bool,
+    begun: Instant,
+    last: Option<Instant>,
+    phase: String,
+    drawn: bool,
+}
+
+impl Progress {
+    /// Begins now.
+    pub fn begin() -> Self {
+        let terminal = io::stderr().is_terminal();
+        Self { terminal, begun: Instant::now(), last: None, phase: String::new(), drawn: false }
+    }
+
+    /// Tells a phase without a number, once.
+    pub fn phase(&mut self, phase: &str) {
+        if self.phase != phase {
+            phase.clone_into(&mut self.phase);
+            self.write(phase);
+            self.last = Some(Instant::now());
+        }
+    }
+
+    /// Tells how many bytes of how many are done; `more` is added at the end.
+    pub fn bytes(&mut self, done: u64, total: u64, more: &str) {
+        let every = if self.terminal { ON_TERMINAL } else { IN_LOG };
+        if self.last.is_some_and(|last| last.elapsed() < every) {
+            return;
+        }
+        self.last = Some(Instant::now());
+        self.phase.clear();
+        let seconds = self.begun.elapsed().as_secs_f64().max(0.001);
+        let rate = done as f64 / seconds;
+        let left = (total.saturating_sub(done)) as f64 / rate.max(1.0);
+        let percent = (done * 100).checked_div(total).unwrap_or(100);
+        let text = format!(
+            "{} of {} ({percent} %), {}/s, {} left{more}",
+            size(done),
+            size(total),
+            size(rate as u64),
+            humantime::format_duration(Duration::from_secs(left as u64)),
+        );
+        self.write(&text);
+    }
+
+    /// Ends the line that was drawn.
+    pub fn end(&mut self) {
+        if self.drawn {
+            self.drawn = false;
+            let _ = io::stderr().write_all(b"\n");
+        }
+    }
+
+    fn write(&mut self, text: &str) {
+        let line = if self.terminal { format!("\r\x1b[K{text}") } else { format!("{text}\n") };
+        self.drawn = self.terminal;
+        // With stderr gone there is nobody left to tell.
+        let _ = io::stderr().write_all(line.as_bytes());
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Bytes for people: three digits and a binary unit.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match value {
+        _ if unit == 0 => format!("{bytes} B"),
+        value if value < 9.995 => format!("{value:.2} {}", UNITS[unit]),
+        value if value < 99.95 => format!("{value:.1} {}", UNITS[unit]),
+        value => format!("{value:.0} {}", UNITS[unit]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_short() {
+        for (bytes, text) in [(0, "0 B"), (999, "999 B"), (1000, "0.98 KiB"), (16 << 20, "16.0 MiB"), (1 << 40, "1.00 TiB")] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}

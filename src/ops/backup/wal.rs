@@ -1,0 +1,98 @@
+//! After a backup: is all its WAL in this repository?
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::guard::Archiver;
+use super::{BackupError, Options, Progress, Server};
+use crate::error::Failure;
+use crate::pg::{SegmentName, SegmentNumber, WalFileName};
+use crate::replication::{BackupEnd, ReplicationSession};
+use crate::repo::{self, Repository, WalSource};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Waits until every segment from `start` to `end` is in the repository.
+///
+/// # Errors
+/// One that did not arrive in time, or the store.
+pub(super) async fn wait(
+    repository: &Repository,
+    session: &mut ReplicationSession,
+    server: &Server,
+    start: &BackupEnd,
+    end: &BackupEnd,
+    options: &Options,
+    tell: &mut dyn FnMut(Progress),
+) -> Result<(), Failure> {
+    let size = server.cluster.segment_size;
+    let begun = Instant::now();
+    let mut next = SegmentNumber::holding(start.lsn, size);
+    let last = SegmentNumber::ending(end.lsn, size);
+    let mut pause = FIRST_PAUSE;
+    store_history(repository, session, server, start).await?;
+    while next <= last {
+        let segment = next.name(end.timeline, size);
+        if is_there(repository, server, segment).await? {
+            (next, pause) = (next.next(), FIRST_PAUSE);
+            continue;
+        }
+        tell(Progress::WaitingForWal(end.lsn));
+        if begun.elapsed() + pause > options.wal_timeout {
+            return Err(BackupError::WalMissing {
+                segment,
+                repository: repository.store().url().to_string(),
+                waited: humantime::format_duration(options.wal_timeout).to_string(),
+                why: why(server).await,
+            }
+            .into());
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    Ok(())
+}
+
+async fn is_there(repository: &Repository, server: &Server, segment: SegmentName) -> Result<bool, Failure> {
+    let file = WalFileName::Segment(segment);
+    Ok(repo::identity(repository.store(), server.cluster.system, file)
+        .await?
+        .is_some())
+}
+
+/// The history of the backup's timeline: a restore needs it, and a server archives it only once, at
+/// the promotion, perhaps long before it knew this repository.
+async fn store_history(
+    repository: &Repository,
+    session: &mut ReplicationSession,
+    server: &Server,
+    start: &BackupEnd,
+) -> Result<(), Failure> {
+    let file = WalFileName::History(start.timeline);
+    let system = server.cluster.system;
+    if start.timeline == crate::pg::Timeline::FIRST || repo::identity(repository.store(), system, file).await?.is_some()
+    {
+        return Ok(());
+    }
+    let Some(history) = session.timeline_history(start.timeline).await? else {
+        return Ok(());
+    };
+    let source = WalSource::of_text(&server.cluster, file, history, repository.store().env().now());
+    repo::push(repository, &source, super::LEVEL, None).await?;
+    Ok(())
+}
+
+async fn why(server: &Server) -> String {
+    let Some(sql) = &server.sql else { return String::new() };
+    match Archiver::ask(sql).await {
+        Ok(archiver) if archiver.failing => {
+            format!(
+                ": the server's archiver fails, for {} last",
+                archiver.last_failed.unwrap_or_default()
+            )
+        }
+        _ => String::new(),
+    }
+}
