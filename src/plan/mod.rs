@@ -1,0 +1,3 @@
+//! Decisions, pure and printable: making one changes nothing.
+
+pub mod recovery;
