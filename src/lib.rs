@@ -24,6 +24,7 @@ pub mod env;
 pub mod error;
 pub mod ops;
 pub mod pg;
+pub mod plan;
 pub mod replication;
 pub mod repo;
 pub mod store;

@@ -5,3 +5,6 @@ pub mod backup;
 pub mod fetch;
 pub mod init;
 mod local;
+pub mod plan;
+pub mod restore;
+mod walk;

@@ -125,6 +125,11 @@ impl StopFinder {
         self.outcome.stop.is_some() && self.outcome.next_commit.is_some()
     }
 
+    /// Whether the stop is known.
+    pub const fn has_stopped(&self) -> bool {
+        self.outcome.stop.is_some()
+    }
+
     /// Takes the next event, in WAL order.
     pub fn see(&mut self, event: &Event) {
         let replayed = self.outcome.stop.is_none()

@@ -115,13 +115,18 @@ pub fn check(path: &Path) -> Result<(), DirectoryError> {
 
 fn look(path: &Path) -> Result<Found, DirectoryError> {
     if let Some(pid) = running(path) {
-        return Err(DirectoryError::Running { path: path.to_path_buf(), pid });
+        return Err(DirectoryError::Running {
+            path: path.to_path_buf(),
+            pid,
+        });
     }
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Free),
         Err(error) => return Err(DirectoryError::io("look at", path)(error)),
         Ok(metadata) if !metadata.is_dir() => {
-            return Err(DirectoryError::NotADirectory { path: path.to_path_buf() });
+            return Err(DirectoryError::NotADirectory {
+                path: path.to_path_buf(),
+            });
         }
         Ok(_) => {}
     }
@@ -130,7 +135,13 @@ fn look(path: &Path) -> Result<Found, DirectoryError> {
         return Ok(Found::Free);
     }
     let interrupted = path.join(MARKER).exists() && !path.join(CONTROL).exists();
-    if interrupted { Ok(Found::Interrupted) } else { Err(DirectoryError::NotEmpty { path: path.to_path_buf() }) }
+    if interrupted {
+        Ok(Found::Interrupted)
+    } else {
+        Err(DirectoryError::NotEmpty {
+            path: path.to_path_buf(),
+        })
+    }
 }
 
 /// The process of the server that runs in a directory, if its process is alive.
@@ -161,8 +172,14 @@ impl Claimed {
         let marker = root.join(MARKER);
         let lock = disk::try_lock(&marker)
             .map_err(DirectoryError::io("lock", &marker))?
-            .ok_or_else(|| DirectoryError::Busy { path: root.to_path_buf() })?;
-        let text = serde_json::to_vec(&Marker { format: 1, backup: backup.clone() }).unwrap_or_default();
+            .ok_or_else(|| DirectoryError::Busy {
+                path: root.to_path_buf(),
+            })?;
+        let text = serde_json::to_vec(&Marker {
+            format: 1,
+            backup: backup.clone(),
+        })
+        .unwrap_or_default();
         // In place: to replace the file would be to lose the lock on it.
         fs::write(&marker, text)
             .and_then(|()| disk::sync_folder(root))
@@ -182,7 +199,10 @@ impl Claimed {
             let marker = other.join(MARKER);
             disk::write(&marker, b"{}\n", 0o600, env).map_err(DirectoryError::io("write", &marker))?;
         }
-        Ok(Self { root: root.to_path_buf(), _lock: lock })
+        Ok(Self {
+            root: root.to_path_buf(),
+            _lock: lock,
+        })
     }
 
     /// Gives the directories their freedom: the restore is whole.
@@ -229,7 +249,10 @@ mod tests {
         assert!(check(&root.path().join("absent")).is_ok());
         fs::write(root.path().join("x"), "").unwrap();
         assert!(matches!(check(root.path()), Err(DirectoryError::NotEmpty { .. })));
-        assert!(matches!(check(&root.path().join("x")), Err(DirectoryError::NotADirectory { .. })));
+        assert!(matches!(
+            check(&root.path().join("x")),
+            Err(DirectoryError::NotADirectory { .. })
+        ));
     }
 
     #[test]
@@ -246,7 +269,10 @@ mod tests {
     fn an_interrupted_restore_is_begun_anew_and_a_finished_one_is_not_touched() {
         let root = tempfile::tempdir().unwrap();
         let claimed = Claimed::take(root.path(), &[], &id(), &env()).unwrap();
-        assert!(matches!(Claimed::take(root.path(), &[], &id(), &env()), Err(DirectoryError::Busy { .. })));
+        assert!(matches!(
+            Claimed::take(root.path(), &[], &id(), &env()),
+            Err(DirectoryError::Busy { .. })
+        ));
         fs::create_dir(root.path().join("base")).unwrap();
         drop(claimed);
         let claimed = Claimed::take(root.path(), &[], &id(), &env()).unwrap();

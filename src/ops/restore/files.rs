@@ -75,18 +75,28 @@ pub(super) struct Layout {
 
 impl Layout {
     fn path(&self, file: &FileEntry) -> PathBuf {
-        let base = self.tablespaces.iter().find(|(oid, _)| *oid == file.tablespace && file.tablespace != 0);
+        let base = self
+            .tablespaces
+            .iter()
+            .find(|(oid, _)| *oid == file.tablespace && file.tablespace != 0);
         match base {
             Some((_, folder)) => folder.join(file.path()),
             // A tablespace within the data directory.
-            None if file.tablespace != 0 => self.root.join(format!("pg_tblspc/{}", file.tablespace)).join(file.path()),
+            None if file.tablespace != 0 => self
+                .root
+                .join(format!("pg_tblspc/{}", file.tablespace))
+                .join(file.path()),
             None => self.root.join(file.path()),
         }
     }
 
     /// Where the link of a tablespace points to; links of anything else keep their goal.
     fn link_target(&self, file: &FileEntry) -> PathBuf {
-        let oid = file.path().strip_prefix("pg_tblspc").ok().and_then(|name| name.to_str()?.parse::<u32>().ok());
+        let oid = file
+            .path()
+            .strip_prefix("pg_tblspc")
+            .ok()
+            .and_then(|name| name.to_str()?.parse::<u32>().ok());
         let mapped = self.tablespaces.iter().find(|(known, _)| Some(*known) == oid);
         match mapped {
             Some((_, folder)) => folder.clone(),
@@ -128,8 +138,17 @@ pub(super) async fn unpack(
                 joined(running.next().await)?;
                 tell(work.written.load(Ordering::Relaxed));
             }
-            let pack = packs.get(group[0].pack as usize).cloned().ok_or_else(|| work.dangling("a pack"))?;
-            running.push(tokio::spawn(one_pack(repository.clone(), record.system_identifier, pack, group, work.clone())));
+            let pack = packs
+                .get(group[0].pack as usize)
+                .cloned()
+                .ok_or_else(|| work.dangling("a pack"))?;
+            running.push(tokio::spawn(one_pack(
+                repository.clone(),
+                record.system_identifier,
+                pack,
+                group,
+                work.clone(),
+            )));
         }
     }
     while !running.is_empty() {
@@ -187,7 +206,10 @@ fn joined(outcome: Option<Result<Result<(), Failure>, tokio::task::JoinError>>) 
 /// No path of a backup may lead out of its directory, whatever wrote the backup.
 fn check_paths(record: &BackupRecord, files: &[FileEntry]) -> Result<(), FilesError> {
     use std::path::Component;
-    let inside = |path: &Path| path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    let inside = |path: &Path| {
+        path.components()
+            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    };
     match files.iter().find(|file| !inside(file.path())) {
         None => Ok(()),
         Some(file) => Err(FilesError::Outside {
@@ -263,14 +285,21 @@ impl Work {
             }
             if open.as_ref().is_none_or(|(number, _)| *number != piece.file) {
                 let path = self.layout.path(file);
-                let opened = OpenOptions::new().write(true).open(&path).map_err(DirectoryError::io("open", &path))?;
+                let opened = OpenOptions::new()
+                    .write(true)
+                    .open(&path)
+                    .map_err(DirectoryError::io("open", &path))?;
                 *open = Some((piece.file, opened));
             }
             if let Some((_, opened)) = open {
                 let path = || self.layout.path(file);
                 opened
                     .write_all_at(bytes, piece.offset)
-                    .map_err(|source| DirectoryError::Io { doing: "write", path: path(), source })?;
+                    .map_err(|source| DirectoryError::Io {
+                        doing: "write",
+                        path: path(),
+                        source,
+                    })?;
             }
             self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
@@ -294,7 +323,11 @@ impl Work {
             }
         }
         let (folders, files): (Vec<_>, Vec<_>) = self.files.iter().partition(|file| file.kind == FileKind::Folder);
-        for file in files.iter().filter(|file| !self.is_control(file)).chain(folders.iter().rev()) {
+        for file in files
+            .iter()
+            .filter(|file| !self.is_control(file))
+            .chain(folders.iter().rev())
+        {
             let path = self.layout.path(file);
             let times = times(file.modified);
             if file.kind != FileKind::Link {
@@ -308,15 +341,29 @@ impl Work {
     }
 
     fn dangling(&self, what: &str) -> FilesError {
-        FilesError::Dangling { backup: self.backup.clone(), what: what.to_owned() }
+        FilesError::Dangling {
+            backup: self.backup.clone(),
+            what: what.to_owned(),
+        }
     }
 }
 
 fn create(path: &Path) -> io::Result<()> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map(drop)
 }
 
 fn times(seconds: i64) -> Timestamps {
-    let at = Timespec { tv_sec: seconds, tv_nsec: 0 };
-    Timestamps { last_access: at, last_modification: at }
+    let at = Timespec {
+        tv_sec: seconds,
+        tv_nsec: 0,
+    };
+    Timestamps {
+        last_access: at,
+        last_modification: at,
+    }
 }

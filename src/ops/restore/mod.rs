@@ -96,9 +96,9 @@ impl Explain for RestoreError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::NoRoom { .. } => {
-                Some("make room, or choose another disk with --to or --tablespace-mapping; nothing was written".to_owned())
-            }
+            Self::NoRoom { .. } => Some(
+                "make room, or choose another disk with --to or --tablespace-mapping; nothing was written".to_owned(),
+            ),
             _ => Some("write --tablespace-mapping OLD=NEW with the place as the backup has it".to_owned()),
         }
     }
@@ -171,7 +171,10 @@ pub async fn restore(
     let spaces = tablespaces(&plan.backup, goal)?;
     let folders: Vec<PathBuf> = spaces.iter().map(|(_, folder)| folder.clone()).collect();
     let claimed = directory::Claimed::take(&goal.to, &folders, &plan.backup.id, env)?;
-    let layout = files::Layout { root: goal.to.clone(), tablespaces: spaces };
+    let layout = files::Layout {
+        root: goal.to.clone(),
+        tablespaces: spaces,
+    };
     let control = files::unpack(repository, &plan.backup, layout, goal.jobs, tell).await?;
     write_manifest(repository, &plan.backup, &goal.to, env).await?;
     settings::write(&goal.to, &recovery_settings(plan, goal)?, goal.standby.is_some(), env)?;
@@ -199,7 +202,10 @@ fn tablespaces(record: &BackupRecord, goal: &Goal) -> Result<Vec<(u32, PathBuf)>
     for (old, new) in &goal.mappings {
         if !places.iter().any(|(_, place)| place == old) {
             let locations = record.tablespaces.iter().map(|space| space.location.clone()).collect();
-            return Err(RestoreError::NoSuchTablespace { old: old.clone(), locations });
+            return Err(RestoreError::NoSuchTablespace {
+                old: old.clone(),
+                locations,
+            });
         }
         if !new.is_absolute() {
             return Err(RestoreError::Relative { new: new.clone() });
@@ -215,7 +221,9 @@ fn tablespaces(record: &BackupRecord, goal: &Goal) -> Result<Vec<(u32, PathBuf)>
 /// The location in a record as a path: UTF-8, or bytes in hexadecimal.
 fn place(location: &str) -> PathBuf {
     use std::os::unix::ffi::OsStringExt;
-    let Some(digits) = location.strip_prefix("\\x") else { return PathBuf::from(location) };
+    let Some(digits) = location.strip_prefix("\\x") else {
+        return PathBuf::from(location);
+    };
     let byte = |at: usize| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
     match (0..digits.len()).step_by(2).map(byte).collect::<Option<Vec<u8>>>() {
         Some(bytes) => PathBuf::from(std::ffi::OsString::from_vec(bytes)),
@@ -226,7 +234,13 @@ fn place(location: &str) -> PathBuf {
 /// Holds what each file system must take against what it has. WAL that recovery will fetch passes
 /// through one segment at a time and is not counted.
 fn enough_room(record: &BackupRecord, goal: &Goal, spaces: &[(u32, PathBuf)]) -> Result<(), Failure> {
-    let in_spaces = |oid: u32| record.tablespaces.iter().find(|space| space.oid == oid).map_or(0, |space| space.size_bytes);
+    let in_spaces = |oid: u32| {
+        record
+            .tablespaces
+            .iter()
+            .find(|space| space.oid == oid)
+            .map_or(0, |space| space.size_bytes)
+    };
     let elsewhere: u64 = spaces.iter().map(|(oid, _)| in_spaces(*oid)).sum();
     let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
     let mut add = |path: &Path, bytes: u64| -> Result<(), DirectoryError> {
@@ -249,13 +263,10 @@ fn enough_room(record: &BackupRecord, goal: &Goal, spaces: &[(u32, PathBuf)]) ->
     Ok(())
 }
 
-async fn write_manifest(
-    repository: &Repository,
-    record: &BackupRecord,
-    root: &Path,
-    env: &Env,
-) -> Result<(), Failure> {
-    let Some(part) = record.part(backup::MANIFEST) else { return Ok(()) };
+async fn write_manifest(repository: &Repository, record: &BackupRecord, root: &Path, env: &Env) -> Result<(), Failure> {
+    let Some(part) = record.part(backup::MANIFEST) else {
+        return Ok(());
+    };
     let stored = backup::read_part(repository, record, part).await?;
     let bytes = zstd::bulk::decompress(&stored, MANIFEST_LIMIT).map_err(|error| RepoError::Damaged {
         object: part.name.clone(),
