@@ -39,10 +39,16 @@ impl Session {
         let info = self.server()?;
         let options = Options {
             label: self.settings.text("label").map(|(label, _)| label),
-            checkpoint: self.settings.read("checkpoint", checkpoint)?.unwrap_or(Checkpoint::Fast),
+            checkpoint: self
+                .settings
+                .read("checkpoint", checkpoint)?
+                .unwrap_or(Checkpoint::Fast),
             max_rate: self.settings.get::<Rate>("max_rate")?.map(Rate::kilobytes),
             slot: self.settings.read("slot", SlotName::new)?,
-            wal_timeout: self.settings.get::<Span>("wal_timeout")?.map_or(backup::WAL_TIMEOUT, Span::length),
+            wal_timeout: self
+                .settings
+                .get::<Span>("wal_timeout")?
+                .map_or(backup::WAL_TIMEOUT, Span::length),
             level: self.settings.compression_level(backup::LEVEL)?,
             jobs: self.jobs()?,
         };
@@ -61,13 +67,23 @@ impl Session {
         let taken = block_on(backup::backup(&store, &info, &options, &mut tell));
         progress.end();
         let record = taken?;
-        let text = if args.json { format!("{}\n", shape::backup_entry(&record)) } else { summary(&record) };
+        let text = if args.json {
+            format!("{}\n", shape::backup_entry(&record))
+        } else {
+            summary(&record)
+        };
         report::answer(&text)?;
         match record.state {
             BackupState::Complete => Ok(()),
             BackupState::Damaged => {
-                record.warnings.iter().for_each(|warning| report::warning(PROGRAM, warning));
-                Err(DamagedSource { id: record.id.to_string() }.into())
+                record
+                    .warnings
+                    .iter()
+                    .for_each(|warning| report::warning(PROGRAM, warning));
+                Err(DamagedSource {
+                    id: record.id.to_string(),
+                }
+                .into())
             }
         }
     }

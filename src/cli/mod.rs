@@ -1,11 +1,15 @@
 //! The command line, in two steps: typed ([`args`]), then meant ([`settings`]).
 
 pub mod args;
+mod backup;
+mod list;
 mod pitr;
+mod progress;
 pub mod report;
+mod restore;
 pub mod run;
 mod server;
 pub mod settings;
-#[allow(dead_code)]
 mod shape;
+
 pub use pitr::pitr;

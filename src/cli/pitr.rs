@@ -44,7 +44,11 @@ fn run(args: &PitrArgs) -> Result<(), Failure> {
             clap_complete::generate(args.shell, &mut PitrArgs::command(), PROGRAM, &mut script);
             Ok(report::answer(&String::from_utf8_lossy(&script))?)
         }
-        _ => Ok(()),
+        Command::Backup(args) => session.backup(args),
+        Command::List(args) => session.list(args),
+        Command::Plan(args) => session.plan_or_restore(args, false),
+        Command::Restore(args) => session.plan_or_restore(args, !args.dry_run),
+        Command::Check(_) | Command::Show(_) => Ok(()),
     }
 }
 

@@ -23,7 +23,13 @@ impl Progress {
     /// Begins now.
     pub fn begin() -> Self {
         let terminal = io::stderr().is_terminal();
-        Self { terminal, begun: Instant::now(), last: None, phase: String::new(), drawn: false }
+        Self {
+            terminal,
+            begun: Instant::now(),
+            last: None,
+            phase: String::new(),
+            drawn: false,
+        }
     }
 
     /// Tells a phase without a number, once.
@@ -66,7 +72,11 @@ impl Progress {
     }
 
     fn write(&mut self, text: &str) {
-        let line = if self.terminal { format!("\r\x1b[K{text}") } else { format!("{text}\n") };
+        let line = if self.terminal {
+            format!("\r\x1b[K{text}")
+        } else {
+            format!("{text}\n")
+        };
         self.drawn = self.terminal;
         // With stderr gone there is nobody left to tell.
         let _ = io::stderr().write_all(line.as_bytes());
@@ -102,7 +112,13 @@ mod tests {
 
     #[test]
     fn sizes_are_short() {
-        for (bytes, text) in [(0, "0 B"), (999, "999 B"), (1000, "0.98 KiB"), (16 << 20, "16.0 MiB"), (1 << 40, "1.00 TiB")] {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "0.98 KiB"),
+            (16 << 20, "16.0 MiB"),
+            (1 << 40, "1.00 TiB"),
+        ] {
             assert_eq!(size(bytes), text);
         }
     }

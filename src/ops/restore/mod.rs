@@ -20,7 +20,7 @@ use crate::plan::recovery::Plan;
 use crate::repo::backup::{self, BackupRecord};
 use crate::repo::{RepoError, Repository};
 
-pub use directory::DirectoryError;
+pub use directory::{DirectoryError, check as check_directory};
 pub use files::FilesError;
 pub use settings::{Action, RecoverySettings, RestoreCommand};
 

@@ -1,0 +1,127 @@
+//! `pgp-pitr list`.
+
+use serde_json::{Value, json};
+
+use super::args::ListArgs;
+use super::pitr::{PROGRAM, Session};
+use super::progress::size;
+use super::run::{block_on, open_store};
+use super::{report, shape};
+use crate::error::Failure;
+use crate::ops::list::{self, Listing};
+use crate::pg::SystemId;
+use crate::pg::time::rfc3339;
+use crate::repo::Repository;
+use crate::repo::backup::BackupState;
+
+impl Session {
+    pub(super) fn list(&self, args: &ListArgs) -> Result<(), Failure> {
+        let only = self.settings.get::<SystemId>("cluster")?;
+        let store = open_store(PROGRAM, &self.settings, &self.env)?;
+        let listings = block_on(async {
+            let repository = Repository::open(&store).await?;
+            list::list(&repository, only).await
+        })?;
+        for warning in listings.iter().flat_map(|listing| &listing.catalog.warnings) {
+            report::warning(PROGRAM, warning);
+        }
+        let url = store.url().to_string();
+        let text = match args.json {
+            true => {
+                let clusters: Vec<Value> = listings.iter().map(json).collect();
+                format!("{}\n", json!({"repository": url, "clusters": clusters}))
+            }
+            false if listings.is_empty() => format!("{url} holds no cluster yet\n"),
+            false => listings.iter().map(describe).collect::<Vec<_>>().join("\n"),
+        };
+        Ok(report::answer(&text)?)
+    }
+}
+
+fn json(listing: &Listing) -> Value {
+    let info = &listing.catalog.info;
+    let gap = |(from, to): &(crate::pg::Lsn, crate::pg::Lsn)| json!({"from_lsn": from, "to_lsn": to});
+    json!({
+        "system_identifier": info.system,
+        "name": null,
+        "pg_version": info.major.number().to_string(),
+        "wal_segment_size": info.segment_size.bytes(),
+        "backups": listing.catalog.backups.iter().map(shape::backup_entry).collect::<Vec<_>>(),
+        "wal": listing.wal.iter().map(|wal| json!({
+            "timeline": wal.timeline,
+            "start_lsn": wal.start,
+            "end_lsn": wal.end,
+            "segments": wal.segments,
+            "stored_bytes": wal.stored_bytes,
+            "last_commit_at": wal.last_commit_at.map(rfc3339),
+            "gaps": wal.gaps.iter().map(gap).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
+        "windows": listing.windows.iter().map(|window| json!({
+            "timeline": window.timeline,
+            "from": rfc3339(window.from),
+            "to": rfc3339(window.to),
+            "from_lsn": window.from_lsn,
+            "to_lsn": window.to_lsn,
+            "backup": window.backup,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn describe(listing: &Listing) -> String {
+    let info = &listing.catalog.info;
+    let mut text = format!(
+        "cluster {}, PostgreSQL {}, WAL segments of {}\n",
+        info.system,
+        info.major.number(),
+        size(info.segment_size.bytes()),
+    );
+    for backup in &listing.catalog.backups {
+        let label = backup
+            .label
+            .as_ref()
+            .map(|label| format!(" \"{label}\""))
+            .unwrap_or_default();
+        let state = match backup.state {
+            BackupState::Complete => "complete",
+            BackupState::Damaged => "damaged",
+        };
+        text.push_str(&format!(
+            "  backup {}{label}: {state}, timeline {}, {} to {}, {} ({} stored)\n",
+            backup.id,
+            backup.timeline,
+            backup.start_lsn,
+            backup.stop_lsn,
+            size(backup.size_bytes),
+            size(backup.stored_bytes),
+        ));
+    }
+    for wal in &listing.wal {
+        let last = wal
+            .last_commit_at
+            .map(|at| format!(", last commit {}", rfc3339(at)))
+            .unwrap_or_default();
+        text.push_str(&format!(
+            "  WAL on timeline {}: {} to {}, {} segments, {}{last}\n",
+            wal.timeline,
+            wal.start,
+            wal.end,
+            wal.segments,
+            size(wal.stored_bytes),
+        ));
+        for (from, to) in &wal.gaps {
+            text.push_str(&format!("    gap: {from} to {to} is missing\n"));
+        }
+    }
+    for window in &listing.windows {
+        text.push_str(&format!(
+            "  can be restored on timeline {}: {} to {}\n",
+            window.timeline,
+            rfc3339(window.from),
+            rfc3339(window.to),
+        ));
+    }
+    if listing.windows.is_empty() {
+        text.push_str("  nothing can be restored yet: there is no whole backup with its WAL\n");
+    }
+    text
+}

@@ -1,0 +1,183 @@
+//! `list`: what is there, and which moments can be restored.
+
+use std::ops::ControlFlow;
+
+use chrono::{DateTime, Utc};
+
+use super::walk::walk;
+use crate::catalog::{Catalog, StoredSegment};
+use crate::error::Failure;
+use crate::pg::{Leg, Lsn, SegmentNumber, SystemId, Timeline};
+use crate::repo::backup::{BackupId, BackupState};
+use crate::repo::{ClusterInfo, Repository};
+use crate::wal::{Event, EventKind, WalLayout};
+
+/// How many segments from the end are read for the last commit; an idle server may write many
+/// without one.
+const BACK: [usize; 3] = [1, 8, 64];
+
+/// One cluster.
+#[derive(Debug)]
+pub struct Listing {
+    /// All that is known of it.
+    pub catalog: Catalog,
+    /// Its WAL by timeline.
+    pub wal: Vec<TimelineListing>,
+    /// What can be restored.
+    pub windows: Vec<Window>,
+}
+
+/// One timeline's WAL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimelineListing {
+    /// The timeline.
+    pub timeline: Timeline,
+    /// Where its first segment begins.
+    pub start: Lsn,
+    /// Where its last segment ends.
+    pub end: Lsn,
+    /// How many segments there are.
+    pub segments: usize,
+    /// Size of their objects in bytes.
+    pub stored_bytes: u64,
+    /// Its last commit, where one was found near its end.
+    pub last_commit_at: Option<DateTime<Utc>>,
+    /// Stretches that are missing.
+    pub gaps: Vec<(Lsn, Lsn)>,
+}
+
+/// A stretch of time, each moment of which can be restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// The timeline to follow.
+    pub timeline: Timeline,
+    /// The first moment: the end of the backup.
+    pub from: DateTime<Utc>,
+    /// The last moment that the WAL tells of; the first where it tells of none.
+    pub to: DateTime<Utc>,
+    /// Where the backup is consistent.
+    pub from_lsn: Lsn,
+    /// Where the WAL ends.
+    pub to_lsn: Lsn,
+    /// The backup that opens it.
+    pub backup: BackupId,
+}
+
+/// Lists every cluster, or the one that is named.
+///
+/// # Errors
+/// The store.
+pub async fn list(repository: &Repository, only: Option<SystemId>) -> Result<Vec<Listing>, Failure> {
+    let mut listings = Vec::new();
+    for system in ClusterInfo::systems(repository).await? {
+        if only.is_some_and(|only| only != system) {
+            continue;
+        }
+        if let Some(info) = ClusterInfo::read(repository.store(), system).await? {
+            let catalog = Catalog::read(repository, info).await?;
+            listings.push(one(repository, catalog).await?);
+        }
+    }
+    Ok(listings)
+}
+
+async fn one(repository: &Repository, mut catalog: Catalog) -> Result<Listing, Failure> {
+    let size = catalog.info.segment_size;
+    let mut wal = Vec::new();
+    for timeline in catalog.wal.timelines().collect::<Vec<_>>() {
+        let Some(stored) = catalog.wal.timeline(timeline) else {
+            continue;
+        };
+        let (segments, runs) = (stored.segments().to_vec(), stored.runs());
+        let (Some(first), Some(last)) = (segments.first(), segments.last()) else {
+            continue;
+        };
+        let gaps = runs
+            .windows(2)
+            .map(|pair| (pair[0].last.end(size), pair[1].first.start(size)))
+            .collect();
+        let stored_bytes = stored.stored_bytes();
+        let tail: Vec<_> = segments.iter().map(|segment| (timeline, *segment)).collect();
+        let end = tail_of(repository, &mut catalog, &tail).await?;
+        wal.push(TimelineListing {
+            timeline,
+            start: first.number.start(size),
+            end: last.number.end(size),
+            segments: segments.len(),
+            stored_bytes,
+            last_commit_at: end.last_commit,
+            gaps,
+        });
+    }
+    let windows = windows(repository, &mut catalog).await?;
+    Ok(Listing { catalog, wal, windows })
+}
+
+/// For each timeline, the stretches that its backups open; those that end at the same place are one.
+async fn windows(repository: &Repository, catalog: &mut Catalog) -> Result<Vec<Window>, Failure> {
+    let mut windows: Vec<Window> = Vec::new();
+    for timeline in catalog.timelines() {
+        let path = catalog.history(timeline).path();
+        let mut ends: Vec<SegmentNumber> = Vec::new();
+        for backup in catalog.backups.clone() {
+            let usable = |leg: &Leg| leg.timeline == backup.timeline && leg.to.is_none_or(|to| backup.stop_lsn <= to);
+            let segments = catalog.wal.along(&path, backup.start_lsn);
+            let Some((_, last)) = segments.last() else { continue };
+            let last = last.number;
+            let whole = last >= SegmentNumber::ending(backup.stop_lsn, catalog.info.segment_size);
+            if backup.state == BackupState::Damaged || !path.iter().any(usable) || !whole || ends.contains(&last) {
+                continue;
+            }
+            ends.push(last);
+            let end = tail_of(repository, catalog, &segments).await?;
+            windows.push(Window {
+                timeline,
+                from: backup.stopped_at,
+                to: end.last_commit.unwrap_or(backup.stopped_at).max(backup.stopped_at),
+                from_lsn: backup.stop_lsn,
+                to_lsn: end.lsn.unwrap_or(backup.stop_lsn).max(backup.stop_lsn),
+                backup: backup.id,
+            });
+        }
+    }
+    Ok(windows)
+}
+
+#[derive(Default)]
+struct Tail {
+    lsn: Option<Lsn>,
+    last_commit: Option<DateTime<Utc>>,
+}
+
+/// What the last segments tell.
+async fn tail_of(
+    repository: &Repository,
+    catalog: &mut Catalog,
+    segments: &[(Timeline, StoredSegment)],
+) -> Result<Tail, Failure> {
+    let info = &catalog.info;
+    let mut tail = Tail::default();
+    let Ok(layout) = WalLayout::new(info.major, info.segment_size, info.wal_page_size) else {
+        return Ok(tail);
+    };
+    for back in BACK {
+        let from = segments.len().saturating_sub(back);
+        let mut last_commit = None;
+        let mut each = |event: &Event| {
+            if let EventKind::Commit(commit) = event.kind {
+                last_commit = last_commit.max(Some(commit.at));
+            }
+            ControlFlow::Continue(())
+        };
+        let walked = walk(repository, info, layout, &segments[from..], &mut each).await?;
+        tail = Tail {
+            lsn: walked.extent.map(|extent| extent.end),
+            last_commit,
+        };
+        if last_commit.is_some() || from == 0 || !walked.warnings.is_empty() {
+            catalog.warnings.extend(walked.warnings);
+            break;
+        }
+    }
+    Ok(tail)
+}
