@@ -12,3 +12,4 @@ mod replication;
 mod support;
 mod support_works;
 mod tidy;
+mod waldump;
