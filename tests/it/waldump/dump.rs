@@ -182,8 +182,13 @@ fn stops_after(line: &Line, target: &Target, inclusive: bool) -> bool {
 
 /// A target at or beside a line, or the next one that such a target can be about.
 pub fn target(lines: &[Line], at: usize, beside: i64, kind: u8) -> Target {
-    let line = &lines[at];
-    let end = lines[at..].iter().find_map(|line| line.end);
+    let ending = lines[at..].iter().position(|line| line.end.is_some());
+    let end = ending.and_then(|ending| lines[at + ending].end);
+    // Often the record that an end follows: a place where one byte makes a difference.
+    let line = match (kind, ending) {
+        (4, Some(ending)) => &lines[(at + ending).saturating_sub(1)],
+        _ => &lines[at],
+    };
     let name = lines[at..].iter().find_map(Line::restore_point);
     match (kind, end, name) {
         (0, Some(end), _) => Target::Time(end.at + TimeDelta::microseconds(beside)),
