@@ -4,6 +4,7 @@ pub mod archive;
 pub mod backup;
 pub mod fetch;
 pub mod init;
+pub mod inventory;
 pub mod list;
 mod local;
 pub mod plan;

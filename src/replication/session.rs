@@ -29,7 +29,7 @@ pub struct ServerVersion {
 
 impl ServerVersion {
     /// Reads the text that servers report: `15.18 (Debian …)`, `18beta1`.
-    fn parse(text: &str) -> Result<Self, VersionError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, VersionError> {
         let number = |text: &str| {
             let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
             text[..end].parse::<u16>().ok()

@@ -210,6 +210,15 @@ impl ConnInfo {
         &self.dbname
     }
 
+    /// The same way in, to another database of the cluster. Passwords stay: they are the role's.
+    #[must_use]
+    pub fn with_dbname(&self, dbname: &str) -> Self {
+        Self {
+            dbname: dbname.to_owned(),
+            ..self.clone()
+        }
+    }
+
     /// The name the server shows for us; empty if none shall be sent.
     pub fn application_name(&self) -> &str {
         &self.application_name

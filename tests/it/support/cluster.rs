@@ -25,6 +25,8 @@ pub struct Cluster {
     server: Option<Child>,
     /// How long the log was when the server was last started.
     log_before: usize,
+    /// More arguments for the server's command line.
+    options: Vec<String>,
     scratch: Scratch,
 }
 
@@ -135,6 +137,7 @@ impl Cluster {
             port: free_port(),
             server: None,
             log_before: 0,
+            options: Vec::new(),
             scratch,
         }
     }
@@ -185,6 +188,12 @@ impl Cluster {
         wait_for("the promoted server takes writes", || {
             (self.try_sql("select pg_is_in_recovery()").ok()? == "f").then_some(())
         });
+    }
+
+    /// Gives a setting on the server's command line from the next start on: for those that no file can
+    /// have (`config_file`).
+    pub fn start_with(&mut self, name: &str, value: &str) {
+        self.options.extend(["-c".to_owned(), format!("{name}={value}")]);
     }
 
     /// Stops the server and waits for its end.
@@ -387,6 +396,7 @@ impl Cluster {
             .arg(self.scratch.path())
             // Everything to our log, whatever a restored configuration says.
             .args(["-c", "log_destination=stderr", "-c", "logging_collector=off"])
+            .args(&self.options)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log);
