@@ -7,6 +7,7 @@
     reason = "a test that can't go on must fail, loudly"
 )]
 
+mod docs;
 mod inventory;
 mod ledger_works;
 mod replication;
