@@ -10,6 +10,7 @@
 mod docs;
 mod inventory;
 mod ledger_works;
+mod main_path;
 mod replication;
 mod support;
 mod support_works;

@@ -164,6 +164,26 @@ impl History {
         Self(before.chain(&later.0).cloned().collect())
     }
 
+    /// When each transaction that was rolled back and had an id was, with that id, in the order of the WAL.
+    pub fn aborts(&self) -> impl Iterator<Item = (Lsn, u32)> {
+        self.0.iter().filter_map(|(lsn, event)| match event {
+            Event::Abort { xid, .. } => Some((*lsn, *xid)),
+            _ => None,
+        })
+    }
+
+    /// The last commit that a recovery to `target` replays, and the first that it leaves out.
+    pub fn around(&self, target: &Target, inclusive: bool) -> (Option<&Commit>, Option<&Commit>) {
+        let (before, after) = self.0.split_at(self.replayed(target, inclusive));
+        let commit = |(_, event): &'_ (Lsn, Event)| event.commit().is_some();
+        let last = before.iter().rfind(|entry| commit(entry));
+        let next = after.iter().find(|entry| commit(entry));
+        (
+            last.and_then(|(_, event)| event.commit()),
+            next.and_then(|(_, event)| event.commit()),
+        )
+    }
+
     /// The rows that a recovery to `target` must give, of those whose commit this history knows. A target
     /// that the WAL does not reach gives them all.
     pub fn expected(&self, target: &Target, inclusive: bool) -> BTreeSet<i64> {

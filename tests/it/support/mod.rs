@@ -7,6 +7,7 @@
 //! | [`program`] | our own binaries, run as that user, and their answers |
 //! | [`cluster`] | a PostgreSQL cluster: new, or started on a restored directory |
 //! | [`s3`] | an S3 server that can be killed, paused and brought back |
+//! | [`vault`] | a repository, and what leads a server and our binaries to it |
 //! | [`ledger`] | a workload whose rows are known for any recovery target |
 //! | [`faulty`] | an object store that breaks at a chosen call |
 //! | [`disk`] | a disk small enough to be filled |
@@ -24,3 +25,4 @@ pub mod program;
 pub mod s3;
 pub mod tools;
 pub mod user;
+pub mod vault;
