@@ -11,5 +11,6 @@ pub mod run;
 mod server;
 pub mod settings;
 mod shape;
+mod show;
 
 pub use pitr::pitr;

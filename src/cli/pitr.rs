@@ -48,7 +48,8 @@ fn run(args: &PitrArgs) -> Result<(), Failure> {
         Command::List(args) => session.list(args),
         Command::Plan(args) => session.plan_or_restore(args, false),
         Command::Restore(args) => session.plan_or_restore(args, !args.dry_run),
-        Command::Check(_) | Command::Show(_) => Ok(()),
+        Command::Show(args) => session.show(args),
+        Command::Check(_) => Ok(()),
     }
 }
 

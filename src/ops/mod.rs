@@ -9,4 +9,5 @@ pub mod list;
 mod local;
 pub mod plan;
 pub mod restore;
+pub mod show;
 mod walk;

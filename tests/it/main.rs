@@ -12,6 +12,7 @@ mod inventory;
 mod ledger_works;
 mod main_path;
 mod replication;
+mod show;
 mod support;
 mod support_works;
 mod tidy;
