@@ -127,6 +127,11 @@ pub(super) fn typed<A: Parser>(arguments: impl Iterator<Item = OsString>) -> Res
 pub(super) fn finish(program: &str, caller: Caller, common: &Common, answer: Result<(), Failure>) -> u8 {
     match answer {
         Ok(()) => 0,
+        // PostgreSQL asks for files that don't exist as a matter of course: an answer, not an error.
+        Err(failure) if failure.class() == Class::NotFound && caller != Caller::Person => {
+            report::note(&format!("{program}: {failure}"));
+            exit_code(caller, failure.class())
+        }
         Err(failure) => {
             report::failure(program, &failure, common.verbose);
             exit_code(caller, failure.class())

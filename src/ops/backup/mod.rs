@@ -15,13 +15,14 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 
+use super::inventory::{self, BackupFacts};
 use crate::env::Env;
 use crate::error::Failure;
 use crate::pg::Lsn;
 use crate::pg::conninfo::ConnInfo;
 use crate::replication::{
-    BackupEnd, BackupEvent, BaseBackupOptions, Checkpoint, EntryKind, ReplicationError, ReplicationSession, SlotName,
-    SqlSession, Tablespace, TarEntry,
+    BackupEnd, BackupEvent, BaseBackupOptions, Checkpoint, ConnectError, EntryKind, ReplicationError,
+    ReplicationSession, ServerVersion, SlotName, SqlSession, Tablespace, TarEntry,
 };
 use crate::repo::backup::{self as record, BackupId, BackupKind, BackupRecord, BackupState, TablespaceRecord};
 use crate::repo::map::{FileEntry, FileKind};
@@ -93,14 +94,14 @@ pub async fn backup(
     let env = store.env().clone();
     let repository = Repository::open(store).await?;
     let mut session = ReplicationSession::connect(info, &env).await?;
-    let sql = SqlSession::connect(info, &env).await.ok();
+    let sql = any_database(info, &env).await;
     let server = Server::ask(&mut session, sql).await?;
     let known = ClusterInfo::read(store, server.cluster.system).await?;
     server.cluster.bind(&repository, known).await?;
     tell(Progress::Checking);
     guard::wal_arrives(&repository, &mut session, &server, options).await?;
     let id = BackupId::new(env.now(), env.chance());
-    let taken = take(&repository, &mut session, &server, options, &id, tell).await;
+    let taken = take(&repository, &mut session, info, &server, options, &id, tell).await;
     if taken.is_err() {
         // Best effort: what stays is referred to by nothing.
         let _ = abandon(&repository, &server, &id).await;
@@ -108,10 +109,21 @@ pub async fn backup(
     taken
 }
 
+/// A connection for SQL, to whichever database lets us in; a backup can do without.
+async fn any_database(info: &ConnInfo, env: &Env) -> Option<SqlSession> {
+    let mut session = SqlSession::connect(info, env).await;
+    for database in ["postgres", "template1"] {
+        if let Err(ConnectError::Database { .. }) = session {
+            session = SqlSession::connect(&info.with_dbname(database), env).await;
+        }
+    }
+    session.ok()
+}
+
 /// What is known of the server before it begins.
 struct Server {
     cluster: ClusterInfo,
-    version_text: String,
+    version: ServerVersion,
     archiving: bool,
     standby: bool,
     sql: Option<SqlSession>,
@@ -137,10 +149,10 @@ impl Server {
             segment_size,
             wal_page_size: wal_page_size.parse().unwrap_or(crate::pg::PAGE_SIZE),
         };
-        let version_text = session.server_version().text().to_owned();
+        let version = session.server_version().clone();
         Ok(Self {
             cluster,
-            version_text,
+            version,
             archiving,
             standby,
             sql,
@@ -169,6 +181,7 @@ impl Server {
 async fn take(
     repository: &Repository,
     session: &mut ReplicationSession,
+    info: &ConnInfo,
     server: &Server,
     options: &Options,
     id: &BackupId,
@@ -182,9 +195,30 @@ async fn take(
     let received = receive(session, options, &mut writer, &env, ahead, tell).await?;
     writer.flush().await?;
     let stopped_at = env.now() + ahead;
+    let facts = BackupFacts {
+        id: id.clone(),
+        system,
+        server_version: server.version.clone(),
+        from_standby: server.standby,
+        timeline: received.start.timeline,
+        start_lsn: received.start.lsn,
+        stop_lsn: received.end.lsn,
+        started_at: received.started_at,
+        stopped_at,
+        segment_size: server.cluster.segment_size,
+        tablespaces: received.tablespaces.clone(),
+        backup_manifest_sha256: received.manifest.as_deref().map(sha256),
+    };
+    let gathered = inventory::gather(info, &env, &facts).await;
     if let Some(manifest) = received.manifest {
         let stored = zstd::bulk::compress(&manifest, LEVEL).map_err(BackupError::Manifest)?;
         writer.put_part(record::MANIFEST, stored.into()).await?;
+    }
+    if let Some(manifest) = gathered.manifest_json {
+        writer.put_part(record::INVENTORY, manifest).await?;
+    }
+    if let Some(Ok(settings)) = gathered.settings.map(|settings| settings.to_json()) {
+        writer.put_part(record::SETTINGS, settings.into()).await?;
     }
     wal::wait(
         repository,
@@ -208,7 +242,7 @@ async fn take(
         kind: BackupKind::Full,
         state,
         pg_version: server.cluster.major.number().to_string(),
-        server_version: server.version_text.clone(),
+        server_version: server.version.text().to_owned(),
         timeline: received.start.timeline,
         start_lsn: received.start.lsn,
         stop_lsn: received.end.lsn,
@@ -219,7 +253,7 @@ async fn take(
         entries: 0,
         tablespaces: received.tablespaces,
         from_standby: server.standby,
-        warnings: received.damage,
+        warnings: received.damage.into_iter().chain(gathered.warnings).collect(),
         parts: Vec::new(),
     };
     Ok(writer.commit(record).await?)
@@ -318,6 +352,13 @@ async fn receive(
         }),
         _ => Err(BackupError::NoEnd.into()),
     }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    let mut sum = [0; 32];
+    sum.copy_from_slice(digest.as_ref());
+    sum
 }
 
 fn file_entry(entry: TarEntry, tablespace: u32) -> FileEntry {
