@@ -132,6 +132,7 @@ impl Story {
             ("/var/lib/postgresql/15/", here("")),
             ("/srv/", here("srv/")),
             ("/etc/pgp/", here("etc/")),
+            ("/etc/postgresql/", here("etc/postgresql/")),
             ("/usr/local/bin/", format!("{}/", programs().display())),
         ];
         if let Some(s3) = &self.s3 {
