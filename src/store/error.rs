@@ -1,10 +1,11 @@
 //! What a store can refuse.
 
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
 use super::RepoUrl;
-use crate::error::{Class, Explain};
+use crate::error::{Class, Explain, on_one_line};
 
 /// A store that could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +21,7 @@ pub enum StoreError {
         /// Whether it is a bucket (credentials) or a folder (permissions).
         bucket: bool,
         /// What it said.
-        source: object_store::Error,
+        source: Said,
     },
     /// No answer, or one that says "not now".
     #[error("could not {doing} {object}")]
@@ -30,7 +31,7 @@ pub enum StoreError {
         /// The object, with the store's name in front.
         object: String,
         /// What happened.
-        source: object_store::Error,
+        source: Said,
     },
     /// The time for the operation, retries included, is over.
     #[error("no answer from the store within {}", humantime::format_duration(*.0))]
@@ -43,7 +44,7 @@ pub enum StoreError {
         /// The object, with the store's name in front.
         object: String,
         /// What it said.
-        source: object_store::Error,
+        source: Said,
     },
     /// A file of the store's folder.
     #[error("could not {doing} {object}")]
@@ -71,7 +72,7 @@ pub enum StoreError {
         /// The repository.
         url: RepoUrl,
         /// What the file system says.
-        source: object_store::Error,
+        source: Said,
     },
     /// Settings from which no client can be made.
     #[error("the settings for {url} do not make sense")]
@@ -79,7 +80,7 @@ pub enum StoreError {
         /// The repository.
         url: RepoUrl,
         /// Why not.
-        source: object_store::Error,
+        source: Said,
     },
 }
 
@@ -92,17 +93,17 @@ impl StoreError {
                 doing,
                 object,
                 bucket: url.folder().is_none(),
-                source: error,
+                source: Said(error),
             },
             E::NotSupported { .. } | E::NotImplemented { .. } | E::InvalidPath { .. } => Self::Unsupported {
                 doing,
                 object,
-                source: error,
+                source: Said(error),
             },
             _ => Self::Unreachable {
                 doing,
                 object,
-                source: error,
+                source: Said(error),
             },
         }
     }
@@ -127,8 +128,40 @@ impl StoreError {
     }
 }
 
-fn io_cause(error: &object_store::Error) -> Option<&io::Error> {
-    let mut next = std::error::Error::source(error);
+/// What a store said, shortened: an S3 server's answer is a page of XML, of which a code and a
+/// sentence are for people.
+#[derive(Debug)]
+pub struct Said(object_store::Error);
+
+impl From<object_store::Error> for Said {
+    fn from(error: object_store::Error) -> Self {
+        Self(error)
+    }
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = on_one_line(&self.0);
+        let Some(at) = text.find("<?xml").or_else(|| text.find("<Error>")) else {
+            return f.write_str(&text);
+        };
+        let within = |tag: &str| {
+            let (_, rest) = text[at..].split_once(&format!("<{tag}>"))?;
+            Some(rest.split_once(&format!("</{tag}>"))?.0)
+        };
+        let before = text[..at].trim_end_matches([' ', ':']);
+        match (within("Code"), within("Message")) {
+            (Some(code), Some(message)) => write!(f, "{before}: {code}: {message}"),
+            _ => f.write_str(before),
+        }
+    }
+}
+
+/// Its causes are in its text already.
+impl std::error::Error for Said {}
+
+fn io_cause(error: &Said) -> Option<&io::Error> {
+    let mut next = std::error::Error::source(&error.0);
     while let Some(cause) = next {
         if let Some(io) = cause.downcast_ref::<io::Error>() {
             return Some(io);
@@ -178,5 +211,27 @@ impl Explain for StoreError {
             Self::TooLarge { .. } => Some("something else lies at that name: look at it by hand".to_owned()),
             Self::Io { .. } | Self::Unsupported { .. } | Self::Settings { .. } => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_page_of_xml_a_code_and_a_sentence_are_told() {
+        let source = "403 Forbidden: <?xml version=\"1.0\"?>\n<Error><Code>AccessDenied</Code>\
+                      <Message>Not you.</Message><StringToSign>AWS4</StringToSign></Error>";
+        let error = object_store::Error::PermissionDenied {
+            path: "pgp.json".to_owned(),
+            source: source.into(),
+        };
+        let text = Said(error).to_string();
+        assert!(text.ends_with("403 Forbidden: AccessDenied: Not you."), "{text}");
+        let plain = object_store::Error::Generic {
+            store: "S3",
+            source: "connection refused".into(),
+        };
+        assert_eq!(Said(plain).to_string(), "Generic S3 error: connection refused");
     }
 }

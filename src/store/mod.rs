@@ -24,7 +24,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
 use crate::disk::Created;
 use crate::env::Env;
 
-pub use error::StoreError;
+pub use error::{Said, StoreError};
 pub use object_store::path::Path as Name;
 pub use open::{S3Settings, open};
 pub use retry::Retry;

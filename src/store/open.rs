@@ -81,14 +81,14 @@ pub fn open(url: &RepoUrl, s3: &S3Settings, env: &Arc<Env>) -> Result<Store, Sto
         RepoUrl::Folder(path) => {
             let folder = LocalFileSystem::new_with_prefix(path).map_err(|source| StoreError::NoFolder {
                 url: url.clone(),
-                source,
+                source: source.into(),
             })?;
             Arc::new(folder.with_fsync(true))
         }
         RepoUrl::S3 { bucket, prefix } => {
             let bucket = s3_client(bucket, s3).map_err(|source| StoreError::Settings {
                 url: url.clone(),
-                source,
+                source: source.into(),
             })?;
             if prefix.is_empty() {
                 Arc::new(bucket)
