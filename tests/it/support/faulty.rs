@@ -84,7 +84,11 @@ impl Switch {
     async fn call<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         match self.next() {
             None => work.await,
-            Some(Fault::AnswerLost) => work.await.and_then(|_| Err(injected(Fault::AnswerLost))),
+            Some(Fault::AnswerLost) => {
+                // A refusal is an answer, too.
+                let _ = work.await;
+                Err(injected(Fault::AnswerLost))
+            }
             Some(fault) => Err(injected(fault)),
         }
     }
@@ -150,7 +154,10 @@ impl ObjectStore for FaultyStore {
     async fn get_opts(&self, from: &Path, options: GetOptions) -> Result<GetResult> {
         match self.switch.next() {
             None => self.inner.get_opts(from, options).await,
-            Some(Fault::AnswerLost) => self.inner.get_opts(from, options).await.map(broken_off),
+            Some(Fault::AnswerLost) => match self.inner.get_opts(from, options).await {
+                Ok(answer) => Ok(broken_off(answer)),
+                Err(_) => Err(injected(Fault::AnswerLost)),
+            },
             Some(fault) => Err(injected(fault)),
         }
     }
