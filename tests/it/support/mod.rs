@@ -11,6 +11,7 @@
 //! | [`ledger`] | a workload whose rows are known for any recovery target |
 //! | [`faulty`] | an object store that breaks at a chosen call |
 //! | [`disk`] | a disk small enough to be filled |
+//! | [`made_up`] | segments and backups that no server has made |
 //!
 //! A missing tool is a panic that names the command which installs it; nothing here ever skips.
 //! Everything listens on loopback or a private socket folder, and each guard stops only what it
@@ -20,6 +21,7 @@ pub mod cluster;
 pub mod disk;
 pub mod faulty;
 pub mod ledger;
+pub mod made_up;
 pub mod process;
 pub mod program;
 pub mod s3;
