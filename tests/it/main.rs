@@ -18,4 +18,5 @@ mod support;
 mod support_works;
 mod sweeps;
 mod tidy;
+mod timelines;
 mod waldump;

@@ -65,6 +65,13 @@ impl Vault {
         command
     }
 
+    /// Fetches a WAL file of `cluster` to a path with `pgp-restore`, as its server would.
+    pub fn fetch(&self, cluster: &Cluster, file: &str, path: &Path) -> Answer {
+        let mut command = Program::Restore.command();
+        command.current_dir(cluster.data_dir());
+        Answer::of(command.args(self.with_repo([OsStr::new(file), path.as_os_str()])))
+    }
+
     /// Takes a base backup; the answer is its entry.
     #[track_caller]
     pub fn backup(&self, cluster: &Cluster) -> serde_json::Value {
