@@ -44,6 +44,7 @@ documents! {
     recovery_targets_are_true: "docs/recovery-targets.md",
     the_runbook_for_a_dropped_table_is_true: "docs/runbooks/dropped-table.md",
     the_runbook_for_a_failing_archive_command_is_true: "docs/runbooks/archive-command-fails.md",
+    the_runbook_for_a_lost_host_is_true: "docs/runbooks/host-lost.md",
     the_page_of_pgp_archive_is_true: "archive-command/README.md",
     the_page_of_pgp_restore_is_true: "restore-command/README.md",
 }
@@ -197,20 +198,24 @@ impl Story {
     }
 }
 
-/// The server that every document takes for granted, and `archived`, for hidden blocks: waits until all WAL
-/// up to now has been handed to the archive. A server's output goes to a file, or whoever starts it would be
-/// waited for as long as it runs.
+/// The server that every document takes for granted, and what hidden blocks use: `archived` waits until all
+/// WAL up to now has been handed to the archive, `until_answer` until psql answers so. A server's output goes
+/// to a file, or whoever starts it would be waited for as long as it runs.
 const START: &str = r#"
 pg_ctl() { command pg_ctl -w -l "$HOME/../server.log" "$@" </dev/null; }
+until_answer() {
+    local wanted=$1 answer; shift
+    for _ in $(seq 600); do
+        answer=$(psql -XAtq "$@") && [ "$answer" = "$wanted" ] && return
+        sleep 0.1
+    done
+    echo "psql $* answers $answer, and $wanted was waited for" >&2
+    return 1
+}
 archived() {
     psql -XAtqc "select pg_create_restore_point('archived')" >/dev/null
     local file; file=$(psql -XAtqc 'select pg_walfile_name(pg_switch_wal())')
-    for _ in $(seq 600); do
-        [ "$(psql -XAtqc "select last_archived_wal >= '$file' from pg_stat_archiver")" = t ] && return
-        sleep 0.1
-    done
-    echo "$file was not archived" >&2
-    return 1
+    until_answer t -c "select last_archived_wal >= '$file' from pg_stat_archiver"
 }
 pg_ctl start
 "#;
