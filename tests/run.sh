@@ -10,6 +10,8 @@ cd "$(dirname "$0")/.."
 
 echo "== tools"
 command -v cc >/dev/null || need_packages gcc libc6-dev
+# Documents show how to read a repository without our programs.
+command -v zstd >/dev/null || need_packages zstd
 tests/tools/postgres.sh
 tests/tools/s3.sh
 # Debian's package makes this account; servers refuse to run as root.

@@ -7,6 +7,7 @@
     reason = "a test that can't go on must fail, loudly"
 )]
 
+mod doc_tables;
 mod docs;
 mod inventory;
 mod ledger_works;
