@@ -8,10 +8,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{CWD, RenameFlags};
 
 use crate::env::Env;
+
+/// A folder that was made this long ago has its entry on the disk, whoever made it: file systems
+/// write what they owe within seconds (30 by default on Linux), not minutes.
+const SETTLED: Duration = Duration::from_secs(600);
 
 /// What became of a conditional creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +34,7 @@ pub struct Staged {
     goal: PathBuf,
     path: PathBuf,
     file: File,
+    begun: SystemTime,
     named: bool,
 }
 
@@ -52,6 +58,7 @@ impl Staged {
             goal: goal.to_path_buf(),
             path,
             file,
+            begun: env.now().into(),
             named: false,
         })
     }
@@ -82,7 +89,7 @@ impl Staged {
             Err(error) => return Err(error),
         };
         // Also where it existed: whoever created it may have died before this step.
-        sync_folders(parent(&self.goal), root)?;
+        sync_folders(parent(&self.goal), root, Some(self.begun))?;
         Ok(created)
     }
 
@@ -116,7 +123,7 @@ pub fn make_folder(folder: &Path) -> io::Result<()> {
         return make_folders(folder);
     };
     make_folders(folder)?;
-    sync_folders(folder, existing)
+    sync_folders(folder, existing, None)
 }
 
 /// Puts `bytes` at `path`, durably, in the place of what is there.
@@ -233,13 +240,16 @@ fn make_folders(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o777).create(folder)
 }
 
-/// Fsyncs `folder` and the folders above it, up to and including `root`: one of them may have been
-/// made just now, by us or by another process that has not come to its own fsync.
-fn sync_folders(folder: &Path, root: &Path) -> io::Result<()> {
-    for folder in folder.ancestors() {
-        sync_folder(folder)?;
-        if folder == root {
-            break;
+/// Fsyncs `folder`, and the folders above it up to and including `root` as far as they may hold an
+/// entry that is not durable: one of the folders may have been made just now, by us or by another
+/// process that has not come to its own fsync. Even where there is nothing to write, an fsync waits
+/// for the disk, so folders that were [`SETTLED`] at `now` are trusted.
+fn sync_folders(folder: &Path, root: &Path, now: Option<SystemTime>) -> io::Result<()> {
+    sync_folder(folder)?;
+    for below in folder.ancestors().take_while(|below| *below != root) {
+        let age = || now?.duration_since(fs::metadata(below).ok()?.created().ok()?).ok();
+        if age().is_none_or(|age| age < SETTLED) {
+            sync_folder(parent(below))?;
         }
     }
     Ok(())
