@@ -341,6 +341,34 @@ fn functions_of_users_are_never_called() {
     assert_eq!(named(tables, "sprung")["owner"], "postgres");
 }
 
+#[test]
+fn of_a_database_with_too_many_tables_the_first_are_told_and_so_is_the_cut() {
+    let cluster = Cluster::new();
+    cluster.sql(
+        "do $$ begin
+             for n in 1..5001 loop
+                 execute format('create table t%s ()', lpad(n::text, 4, '0'));
+                 if n % 500 = 0 then commit; end if;
+             end loop;
+         end $$",
+    );
+    let (gathered, manifest) = gather_from(&cluster, "");
+    assert_eq!(gathered.warnings.len(), 1, "{:?}", gathered.warnings);
+    assert!(
+        gathered.warnings[0].contains("only the first 5000"),
+        "{:?}",
+        gathered.warnings
+    );
+    let tables = named(&manifest["databases"], "postgres")["relations"]
+        .as_array()
+        .unwrap();
+    assert_eq!(tables.len(), 5000);
+    assert_eq!(
+        (&tables[0]["name"], &tables[4999]["name"]),
+        (&json!("t0001"), &json!("t5000"))
+    );
+}
+
 /// A session that holds a lock on everything that reads a table.
 fn lock(cluster: &Cluster, table: &str) -> Child {
     let mut psql = cluster

@@ -192,3 +192,31 @@ impl Warnings {
         self.texts
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_exceeds_the_budget_spends_it() {
+        let now = Instant::now();
+        let mut budget = Budget::new(10, now + std::time::Duration::from_secs(60));
+        assert!(budget.take(9).is_ok() && !budget.is_spent());
+        assert!(matches!(budget.take(2), Err(Trouble::Full)));
+        assert!(budget.is_spent() && matches!(budget.trouble(), Trouble::Full));
+        let late = Budget::new(10, now);
+        assert!(late.is_spent() && matches!(late.trouble(), Trouble::Late));
+    }
+
+    #[test]
+    fn a_hundred_warnings_are_twenty_and_a_number() {
+        let mut warnings = Warnings::default();
+        for number in 0..100 {
+            warnings.add_trouble(&number.to_string(), Some(Trouble::Late));
+        }
+        let texts = warnings.into_texts();
+        assert_eq!(texts.len(), WARNINGS + 1);
+        assert_eq!(texts[0], "0: it takes too long");
+        assert_eq!(texts[WARNINGS], "and 80 more like these");
+    }
+}
