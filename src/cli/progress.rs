@@ -4,6 +4,8 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use crate::pg::size::Size;
+
 /// Drawing more often than this helps nobody.
 const ON_TERMINAL: Duration = Duration::from_millis(200);
 /// In a log, a line now and then says that it lives.
@@ -89,37 +91,7 @@ impl Drop for Progress {
     }
 }
 
-/// Bytes for people: three digits and a binary unit.
+/// Bytes for people.
 pub fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    match value {
-        _ if unit == 0 => format!("{bytes} B"),
-        value if value < 9.995 => format!("{value:.2} {}", UNITS[unit]),
-        value if value < 99.95 => format!("{value:.1} {}", UNITS[unit]),
-        value => format!("{value:.0} {}", UNITS[unit]),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_short() {
-        for (bytes, text) in [
-            (0, "0 B"),
-            (999, "999 B"),
-            (1000, "0.98 KiB"),
-            (16 << 20, "16.0 MiB"),
-            (1 << 40, "1.00 TiB"),
-        ] {
-            assert_eq!(size(bytes), text);
-        }
-    }
+    Size::new(bytes).short()
 }

@@ -30,6 +30,23 @@ impl Size {
     pub const fn bytes(self) -> u64 {
         self.0
     }
+
+    /// For people, and not exact: three digits and a binary unit.
+    pub fn short(self) -> String {
+        const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+        let mut value = self.0 as f64;
+        let mut unit = 0;
+        while value >= 1000.0 && unit + 1 < UNITS.len() {
+            value /= 1024.0;
+            unit += 1;
+        }
+        match value {
+            _ if unit == 0 => format!("{} B", self.0),
+            value if value < 9.995 => format!("{value:.2} {}", UNITS[unit]),
+            value if value < 99.95 => format!("{value:.1} {}", UNITS[unit]),
+            value => format!("{value:.0} {}", UNITS[unit]),
+        }
+    }
 }
 
 /// Exact, with the largest unit that leaves no fraction, as `SHOW` prints: `16MB`, `1025kB`, `7B`.
