@@ -24,6 +24,9 @@ use crate::env::Env;
 use crate::error::{Class, Explain};
 use crate::pg::conninfo::ConnInfo;
 
+/// A database that every cluster is made with.
+const ANY_DATABASE: &str = "postgres";
+
 /// A SQL connection: a [`Client`] and the task that drives it. Dropping it ends both.
 pub struct SqlSession {
     client: Client,
@@ -74,9 +77,15 @@ impl Explain for SqlError {
 }
 
 impl SqlSession {
-    /// Connects to the database that the settings name.
+    /// Connects to the database that the settings name. Where they name none, libpq takes the user's
+    /// name; the role of a backup rarely has a database of its own, so `postgres` serves then.
     pub async fn connect(info: &ConnInfo, env: &Env) -> Result<Self, ConnectError> {
-        let wire = connect::connect(info, env, Purpose::Sql).await?;
+        let wire = match connect::connect(info, env, Purpose::Sql).await {
+            Err(ConnectError::Database { .. }) if info.origin("dbname").is_none() => {
+                connect::connect(&info.with_dbname(ANY_DATABASE), env, Purpose::Sql).await?
+            }
+            wire => wire?,
+        };
         let at = wire.at().clone();
         let mut config = tokio_postgres::Config::new();
         config
