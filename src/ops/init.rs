@@ -8,7 +8,10 @@ use bytes::Bytes;
 use crate::disk::{self, Created};
 use crate::error::{Class, Explain, Failure};
 use crate::repo::{Repository, names};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
+
+/// The throw-away object is one line.
+const PROBE_LIMIT: u64 = 4096;
 
 /// What `init` found and did.
 #[derive(Debug)]
@@ -57,24 +60,42 @@ impl Explain for InitError {
 /// # Errors
 /// The store, or a repository of a later format.
 pub async fn init(store: &Store) -> Result<Initialized, Failure> {
-    let refuses_twice = refuses_twice(store).await?;
+    let probed = probe(store).await?;
     let (created, repository) = Repository::init(store).await?;
     Ok(Initialized {
         created,
         id: repository.id().to_owned(),
-        refuses_twice,
+        refuses_twice: probed.refuses_twice,
     })
 }
 
-/// Shows with a throw-away object whether the store creates only what isn't there.
+/// What a throw-away object has shown of a store that takes writes.
+#[derive(Debug)]
+pub struct Probed {
+    /// Whether what was written was read back the same.
+    pub reads_back: bool,
+    /// Whether the store refuses to create an object twice.
+    pub refuses_twice: bool,
+    /// What became of the delete. Only `expire` needs deletes: a store that forbids them is one that
+    /// keeps what it was given, and is fit for everything else.
+    pub deleted: Result<(), StoreError>,
+}
+
+/// Writes a throw-away object, reads it, tries to create it again, and deletes it.
 ///
 /// # Errors
-/// The store.
-pub async fn refuses_twice(store: &Store) -> Result<bool, Failure> {
+/// A store that can't be written or read; one that only forbids deletes is none.
+pub async fn probe(store: &Store) -> Result<Probed, StoreError> {
     let name = names::probe(store.env().chance());
-    let probe = || Bytes::from_static(b"pgp-pitr was here\n").into();
-    store.create(&name, probe()).await?;
-    let second = store.create(&name, probe()).await;
-    store.delete(&name).await?;
-    Ok(second? == Created::Exists)
+    let content = Bytes::from_static(b"pgp-pitr was here\n");
+    store.create(&name, content.clone().into()).await?;
+    let read = store.get(&name, PROBE_LIMIT).await;
+    let second = store.create(&name, content.clone().into()).await;
+    // Before the answers are looked at: whatever they are, it must go.
+    let deleted = store.delete(&name).await;
+    Ok(Probed {
+        reads_back: read?.is_some_and(|read| read == content),
+        refuses_twice: second? == Created::Exists,
+        deleted,
+    })
 }

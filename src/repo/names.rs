@@ -29,6 +29,12 @@ pub fn probe(chance: u64) -> Name {
     Name::from(format!("probe-{chance:016x}"))
 }
 
+/// Whether this is the name of a throw-away object.
+pub fn is_probe(name: &str) -> bool {
+    name.strip_prefix("probe-")
+        .is_some_and(|rest| rest.len() == 16 && rest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 /// The folder of one cluster.
 pub fn cluster(system: SystemId) -> Name {
     Name::from(format!("clusters/{system}"))

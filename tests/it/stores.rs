@@ -125,7 +125,8 @@ async fn keeps_the_contract(store: &Store) {
     what_was_created_is_read_whole_and_in_parts(store).await;
     what_is_there_is_listed(store).await;
     what_is_deleted_is_gone(store).await;
-    assert!(ops::init::refuses_twice(store).await.unwrap());
+    let probed = ops::init::probe(store).await.unwrap();
+    assert!(probed.reads_back && probed.refuses_twice && probed.deleted.is_ok());
     Repository::init(store).await.unwrap();
     assert_eq!(Repository::init(store).await.unwrap().0, Created::Exists);
 }
