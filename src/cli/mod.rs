@@ -2,6 +2,7 @@
 
 pub mod args;
 mod backup;
+mod check;
 mod list;
 mod pitr;
 mod progress;

@@ -39,6 +39,7 @@ fn run(args: &PitrArgs) -> Result<(), Failure> {
     let session = Session { env, settings };
     match &args.command {
         Command::Init(args) => session.init(args),
+        Command::Check(args) => session.check(args),
         Command::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut PitrArgs::command(), PROGRAM, &mut script);
@@ -49,7 +50,6 @@ fn run(args: &PitrArgs) -> Result<(), Failure> {
         Command::Plan(args) => session.plan_or_restore(args, false),
         Command::Restore(args) => session.plan_or_restore(args, !args.dry_run),
         Command::Show(args) => session.show(args),
-        Command::Check(_) => Ok(()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod backup;
+pub mod check;
 pub mod fetch;
 pub mod init;
 pub mod inventory;
