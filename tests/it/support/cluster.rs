@@ -71,8 +71,9 @@ impl Builder {
     /// A line of `postgresql.conf`; the value is quoted here.
     #[must_use]
     pub fn conf(mut self, name: &str, value: impl AsRef<str>) -> Self {
-        self.settings
-            .push_str(&format!("{name} = '{}'\n", value.as_ref().replace('\'', "''")));
+        // A backslash begins an escape in this file, unlike in SQL.
+        let value = value.as_ref().replace('\\', r"\\").replace('\'', "''");
+        self.settings.push_str(&format!("{name} = '{value}'\n"));
         self
     }
 
