@@ -176,16 +176,17 @@ pub async fn restore(
         tablespaces: spaces,
     };
     let control = files::unpack(repository, &plan.backup, layout, goal.jobs, tell).await?;
-    write_manifest(repository, &plan.backup, &goal.to, env).await?;
-    settings::write(&goal.to, &recovery_settings(plan, goal)?, goal.standby.is_some(), env)?;
-    let mode = directory_mode(&goal.to);
+    let modes = Modes::of(&goal.to);
+    write_manifest(repository, &plan.backup, &goal.to, modes, env).await?;
+    let settings = recovery_settings(plan, goal)?;
+    settings::write(&goal.to, &settings, goal.standby.is_some(), modes.file, env)?;
     for folder in folders.iter().chain([&goal.to]) {
-        fs::set_permissions(folder, fs::Permissions::from_mode(mode))
+        fs::set_permissions(folder, fs::Permissions::from_mode(modes.folder))
             .map_err(DirectoryError::io("set permissions of", folder))?;
         disk::sync_file_system(folder).map_err(DirectoryError::io("make durable", folder))?;
     }
     let path = goal.to.join(directory::CONTROL);
-    disk::write(&path, &control, 0o600 | (mode & 0o040), env).map_err(DirectoryError::io("write", &path))?;
+    disk::write(&path, &control, modes.file, env).map_err(DirectoryError::io("write", &path))?;
     claimed.release(&folders)?;
     Ok(())
 }
@@ -263,7 +264,13 @@ fn enough_room(record: &BackupRecord, goal: &Goal, spaces: &[(u32, PathBuf)]) ->
     Ok(())
 }
 
-async fn write_manifest(repository: &Repository, record: &BackupRecord, root: &Path, env: &Env) -> Result<(), Failure> {
+async fn write_manifest(
+    repository: &Repository,
+    record: &BackupRecord,
+    root: &Path,
+    modes: Modes,
+    env: &Env,
+) -> Result<(), Failure> {
     let Some(part) = record.part(backup::MANIFEST) else {
         return Ok(());
     };
@@ -273,13 +280,27 @@ async fn write_manifest(repository: &Repository, record: &BackupRecord, root: &P
         why: error.to_string(),
     })?;
     let path = root.join("backup_manifest");
-    disk::write(&path, &bytes, 0o600, env).map_err(DirectoryError::io("write", &path))?;
+    disk::write(&path, &bytes, modes.file, env).map_err(DirectoryError::io("write", &path))?;
     Ok(())
 }
 
-/// The server refuses a directory that others may enter; the group may where `initdb` was told so,
-/// which every file's permissions show.
-fn directory_mode(root: &Path) -> u32 {
-    let mode = fs::metadata(root.join("PG_VERSION")).map_or(0o600, |metadata| metadata.permissions().mode());
-    if mode & 0o040 != 0 { 0o750 } else { 0o700 }
+/// Permissions of what a restore makes itself.
+#[derive(Debug, Clone, Copy)]
+struct Modes {
+    folder: u32,
+    file: u32,
+}
+
+impl Modes {
+    /// The server refuses a directory that others may enter; the group may where `initdb` was told so,
+    /// which every file's permissions show.
+    fn of(root: &Path) -> Self {
+        let mode = fs::metadata(root.join("PG_VERSION")).map_or(0o600, |metadata| metadata.permissions().mode());
+        let (folder, file) = if mode & 0o040 != 0 {
+            (0o750, 0o640)
+        } else {
+            (0o700, 0o600)
+        };
+        Self { folder, file }
+    }
 }

@@ -83,11 +83,17 @@ impl RestoreCommand {
 pub type RecoverySettings = Vec<(&'static str, Vec<u8>)>;
 
 /// Writes the settings into the directory's `postgresql.auto.conf`, in the place of those of earlier
-/// recoveries, and the signal file.
+/// recoveries, and the signal file. `mode` is their permissions.
 ///
 /// # Errors
 /// A value that can't be quoted, or the file system.
-pub(super) fn write(root: &Path, settings: &RecoverySettings, standby: bool, env: &Env) -> Result<(), Failure> {
+pub(super) fn write(
+    root: &Path,
+    settings: &RecoverySettings,
+    standby: bool,
+    mode: u32,
+    env: &Env,
+) -> Result<(), Failure> {
     let path = root.join(AUTO_CONF);
     let text = match fs::read(&path) {
         Ok(text) => text,
@@ -101,11 +107,11 @@ pub(super) fn write(root: &Path, settings: &RecoverySettings, standby: bool, env
     auto_conf.remove(&names);
     let values: Vec<(&str, &[u8])> = settings.iter().map(|(name, value)| (*name, value.as_slice())).collect();
     auto_conf.append(&values)?;
-    disk::write(&path, auto_conf.bytes(), 0o600, env).map_err(DirectoryError::io("write", &path))?;
+    disk::write(&path, auto_conf.bytes(), mode, env).map_err(DirectoryError::io("write", &path))?;
     for (signal, wanted) in SIGNALS.iter().zip([!standby, standby]) {
         let path = root.join(signal);
         if wanted {
-            disk::write(&path, b"", 0o600, env).map_err(DirectoryError::io("write", &path))?;
+            disk::write(&path, b"", mode, env).map_err(DirectoryError::io("write", &path))?;
         } else if let Err(error) = fs::remove_file(&path)
             && error.kind() != io::ErrorKind::NotFound
         {
