@@ -146,7 +146,8 @@ async fn once(open: &impl Fn() -> Result<Store, Failure>, request: &Request<'_>,
         source,
     };
     disk::sweep(request.path).map_err(file_error)?;
-    let mut staged = Staged::beside(request.path, 0o600, env).map_err(file_error)?;
+    // The server's umask decides: it leaves the group's bit only where the cluster has group access.
+    let mut staged = Staged::beside(request.path, 0o640, env).map_err(file_error)?;
     if repo::fetch(&store, system, request.file, staged.file()).await? == Fetched::Missing {
         // It is an answer only from a repository that is one, seen after the fact.
         let repository = Repository::open(&store).await?;
