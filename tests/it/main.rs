@@ -14,6 +14,7 @@ mod inventory;
 mod ledger_works;
 mod main_path;
 mod replication;
+mod shapes;
 mod show;
 mod stores;
 mod support;

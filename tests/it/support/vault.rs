@@ -28,6 +28,12 @@ impl Vault {
         Self::made(repo, None, scratch)
     }
 
+    /// A repository in a folder at this very path.
+    #[track_caller]
+    pub fn at(path: &Path) -> Self {
+        Self::made(path.as_os_str().to_owned(), None, Scratch::new())
+    }
+
     /// A repository in the bucket of an S3 server, its key in a settings file.
     #[track_caller]
     pub fn s3(server: &S3Server, prefix: &str) -> Self {
