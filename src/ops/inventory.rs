@@ -53,10 +53,6 @@ const SETTINGS_LIMIT: usize = 4 << 20;
 /// Databases whose tables are listed. Each costs a connection.
 const DATABASES: usize = 200;
 
-/// Where to ask if the conninfo's own database isn't there: the name of a role for backups, which is
-/// its default, is rarely that of a database.
-const USUAL_DATABASES: [&str; 2] = ["postgres", "template1"];
-
 /// What the backup itself knows.
 #[derive(Debug, Clone)]
 pub struct BackupFacts {
@@ -171,15 +167,7 @@ async fn describe_databases(
 /// Connects for what the whole cluster shares, and makes sure that it is the cluster of the backup:
 /// a conninfo of several hosts may lead elsewhere the second time.
 async fn connect(info: &ConnInfo, env: &Env, system: SystemId, until: Instant) -> Result<SqlSession, String> {
-    let mut session = try_connect(info, env, until).await;
-    for database in USUAL_DATABASES {
-        match &session {
-            Err(Some(ConnectError::Database { .. } | ConnectError::Privilege { .. })) => {
-                session = try_connect(&info.with_dbname(database), env, until).await;
-            }
-            _ => break,
-        }
-    }
+    let session = in_time(SqlSession::connect_any(info, env), until).await;
     let session = session.map_err(said)?;
     match ask::system_identifier(&session, until).await {
         Some(found) if found != system => Err(format!("{} is of another cluster, {found}", session.address())),
@@ -188,14 +176,17 @@ async fn connect(info: &ConnInfo, env: &Env, system: SystemId, until: Instant) -
 }
 
 async fn connect_in_time(info: &ConnInfo, env: &Env, until: Instant) -> Result<SqlSession, String> {
-    try_connect(info, env, until).await.map_err(said)
+    in_time(SqlSession::connect(info, env), until).await.map_err(said)
 }
 
 /// Connects; `Err(None)` if there was no time left for it.
-async fn try_connect(info: &ConnInfo, env: &Env, until: Instant) -> Result<SqlSession, Option<ConnectError>> {
+async fn in_time(
+    connecting: impl Future<Output = Result<SqlSession, ConnectError>>,
+    until: Instant,
+) -> Result<SqlSession, Option<ConnectError>> {
     let until = until.min(Instant::now() + CONNECT_TIME);
     let session = tokio::time::timeout_at(until, async {
-        let session = SqlSession::connect(info, env).await?;
+        let session = connecting.await?;
         Ok(ask::prepare(&session).await.map(|()| session))
     });
     match session.await {

@@ -27,6 +27,9 @@ use crate::pg::conninfo::ConnInfo;
 /// A database that every cluster is made with.
 const ANY_DATABASE: &str = "postgres";
 
+/// Databases that `initdb` makes.
+const USUAL_DATABASES: [&str; 2] = ["postgres", "template1"];
+
 /// A SQL connection: a [`Client`] and the task that drives it. Dropping it ends both.
 pub struct SqlSession {
     client: Client,
@@ -77,6 +80,22 @@ impl Explain for SqlError {
 }
 
 impl SqlSession {
+    /// Connects to the database that the settings name or, if that isn't there or does not let us in, to
+    /// one that every cluster has: for what the whole cluster shares. The default, a database named
+    /// after the role, is rarely there for a role that takes backups.
+    pub async fn connect_any(info: &ConnInfo, env: &Env) -> Result<Self, ConnectError> {
+        let mut session = Self::connect(info, env).await;
+        for database in USUAL_DATABASES {
+            match session {
+                Err(ConnectError::Database { .. } | ConnectError::Privilege { .. }) => {
+                    session = Self::connect(&info.with_dbname(database), env).await;
+                }
+                _ => break,
+            }
+        }
+        session
+    }
+
     /// Connects to the database that the settings name. Where they name none, libpq takes the user's
     /// name; the role of a backup rarely has a database of its own, so `postgres` serves then.
     pub async fn connect(info: &ConnInfo, env: &Env) -> Result<Self, ConnectError> {

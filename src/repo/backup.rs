@@ -153,7 +153,7 @@ pub struct BackupRecord {
     pub tablespaces: Vec<TablespaceRecord>,
     /// Whether a standby was its source.
     pub from_standby: bool,
-    /// What the server warned of while it sent the files.
+    /// What the server warned of while it sent the files, and what could not be captured with them.
     pub warnings: Vec<String>,
     /// Its other objects.
     pub parts: Vec<Part>,

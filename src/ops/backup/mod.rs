@@ -21,8 +21,8 @@ use crate::error::Failure;
 use crate::pg::Lsn;
 use crate::pg::conninfo::ConnInfo;
 use crate::replication::{
-    BackupEnd, BackupEvent, BaseBackupOptions, Checkpoint, ConnectError, EntryKind, ReplicationError,
-    ReplicationSession, ServerVersion, SlotName, SqlSession, Tablespace, TarEntry,
+    BackupEnd, BackupEvent, BaseBackupOptions, Checkpoint, EntryKind, ReplicationError, ReplicationSession,
+    ServerVersion, SlotName, SqlSession, Tablespace, TarEntry,
 };
 use crate::repo::backup::{self as record, BackupId, BackupKind, BackupRecord, BackupState, TablespaceRecord};
 use crate::repo::map::{FileEntry, FileKind};
@@ -94,7 +94,7 @@ pub async fn backup(
     let env = store.env().clone();
     let repository = Repository::open(store).await?;
     let mut session = ReplicationSession::connect(info, &env).await?;
-    let sql = any_database(info, &env).await;
+    let sql = SqlSession::connect_any(info, &env).await.ok();
     let server = Server::ask(&mut session, sql).await?;
     let known = ClusterInfo::read(store, server.cluster.system).await?;
     server.cluster.bind(&repository, known).await?;
@@ -107,17 +107,6 @@ pub async fn backup(
         let _ = abandon(&repository, &server, &id).await;
     }
     taken
-}
-
-/// A connection for SQL, to whichever database lets us in; a backup can do without.
-async fn any_database(info: &ConnInfo, env: &Env) -> Option<SqlSession> {
-    let mut session = SqlSession::connect(info, env).await;
-    for database in ["postgres", "template1"] {
-        if let Err(ConnectError::Database { .. }) = session {
-            session = SqlSession::connect(&info.with_dbname(database), env).await;
-        }
-    }
-    session.ok()
 }
 
 /// What is known of the server before it begins.
@@ -194,7 +183,6 @@ async fn take(
     tell(Progress::Checkpoint);
     let received = receive(session, options, &mut writer, &env, ahead, tell).await?;
     writer.flush().await?;
-    let stopped_at = env.now() + ahead;
     let facts = BackupFacts {
         id: id.clone(),
         system,
@@ -204,7 +192,7 @@ async fn take(
         start_lsn: received.start.lsn,
         stop_lsn: received.end.lsn,
         started_at: received.started_at,
-        stopped_at,
+        stopped_at: received.stopped_at,
         segment_size: server.cluster.segment_size,
         tablespaces: received.tablespaces.clone(),
         backup_manifest_sha256: received.manifest.as_deref().map(sha256),
@@ -247,7 +235,7 @@ async fn take(
         start_lsn: received.start.lsn,
         stop_lsn: received.end.lsn,
         started_at: received.started_at,
-        stopped_at,
+        stopped_at: received.stopped_at,
         size_bytes: 0,
         stored_bytes: 0,
         entries: 0,
@@ -264,6 +252,7 @@ struct Received {
     start: BackupEnd,
     end: BackupEnd,
     started_at: DateTime<Utc>,
+    stopped_at: DateTime<Utc>,
     tablespaces: Vec<TablespaceRecord>,
     manifest: Option<Vec<u8>>,
     damage: Vec<String>,
@@ -346,6 +335,9 @@ async fn receive(
             start,
             end,
             started_at,
+            // Not earlier than the server's own stop, and before what is left to store: a target
+            // right after the backup is one that it serves.
+            stopped_at: env.now() + ahead,
             tablespaces: tablespaces.iter().filter_map(tablespace_record).collect(),
             manifest: Some(manifest).filter(|manifest| !manifest.is_empty()),
             damage,

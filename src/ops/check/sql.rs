@@ -21,7 +21,7 @@ pub(super) struct Sql(SqlSession);
 impl Sql {
     /// Connects.
     pub(super) async fn connect(info: &ConnInfo, env: &Env) -> Result<Self, Failure> {
-        let session = in_time(SqlSession::connect(info, env)).await??;
+        let session = in_time(SqlSession::connect_any(info, env)).await??;
         let sql = Self(session);
         // What a role or a database was told to find first must not stand in for the server's own.
         sql.rows("set search_path = pg_catalog").await?;

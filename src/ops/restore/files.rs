@@ -22,6 +22,9 @@ use crate::repo::map::{FileEntry, FileKind, MappedFrame};
 use crate::repo::reader::{self, PackReader};
 use crate::repo::{PackRow, Repository};
 
+/// Packs that are fetched from an object store at one time: each is held in memory, 32 MiB at most.
+const DOWNLOADS: usize = 4;
+
 /// A map that does not make whole files.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
@@ -129,6 +132,11 @@ pub(super) async fn unpack(
         files,
     });
     work.make_folders_and_links()?;
+    let jobs = if repository.store().folder().is_some() {
+        jobs
+    } else {
+        jobs.min(DOWNLOADS)
+    };
     let mut running = FuturesUnordered::new();
     let mut part = 0;
     while let Some(frames) = reader::frames(repository, record, part).await? {
