@@ -403,8 +403,11 @@ fn next_steps(plan: &Plan, goal: &Goal) -> String {
              just about to be dropped can't be read until then\n",
         ),
         (Action::Promote, ..) => text.push_str("go on:       it promotes by itself at the target\n"),
-        (Action::Shutdown, ..) => text
-            .push_str("go on:       it stops by itself at the target; remove recovery.signal before the next start\n"),
+        (Action::Shutdown, ..) => text.push_str(
+            "go on:       it stops by itself at the target; to open it for writing, set recovery_target_action = \
+             'promote' in its postgresql.auto.conf and start it again\n\
+             note: never remove recovery.signal: the server would replay the WAL past the target\n",
+        ),
     }
     text
 }
