@@ -17,8 +17,8 @@ use crate::repo::{self, Fetched, Repository};
 
 const NAME: &str = "round_trip";
 
-/// How long a segment that the server calls archived may take to be seen: stores answer at once, and
-/// those that don't, within this.
+/// How long server and store may tell different things: a segment that the one calls archived and the other
+/// does not have yet, or the other way round.
 const SETTLING: Duration = Duration::from_secs(2);
 
 /// Failures of the archiver that are waited for: one may be of a try that was under way.
@@ -85,10 +85,9 @@ async fn wait(
     let mut pause = FIRST_PAUSE;
     loop {
         if is_whole(repository, facts, file).await? {
-            let detail = format!(
-                "{segment} arrived and was read back whole after {:.1} s",
-                since.elapsed().as_secs_f64()
-            );
+            let took = since.elapsed().as_secs_f64();
+            settle(sql, facts, segment).await?;
+            let detail = format!("{segment} arrived and was read back whole after {took:.1} s");
             return Ok(Check::ok(NAME, detail));
         }
         let now = archiver::facts(sql).await?;
@@ -132,6 +131,16 @@ async fn wait(
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Waits until the server knows what we have seen, so that what it tells next of its archiver is not of the
+/// time before: the segment is here a moment before its command ends.
+async fn settle(sql: &Sql, facts: &ServerFacts, segment: SegmentName) -> Result<(), Failure> {
+    let seen = Instant::now();
+    while facts.archives_now() && seen.elapsed() < SETTLING && !is_archived(&archiver::facts(sql).await?, segment) {
+        tokio::time::sleep(FIRST_PAUSE).await;
+    }
+    Ok(())
 }
 
 /// Whether the server's last word is of this segment or a later one of its timeline.
