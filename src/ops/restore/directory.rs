@@ -1,8 +1,8 @@
 //! The directory that a restore makes: may we write there, and what an interrupted one left.
 //!
 //! Rule 5: only into an empty or absent directory, never where a server runs. A directory whose
-//! restore was interrupted is known by its marker and lacks `global/pg_control`, so that no server
-//! starts on it; the same command begins anew there.
+//! restore was interrupted is known by its marker; until the very end it lacks `global/pg_control`, so
+//! that no server starts on it. As long as none has, the same command begins anew there.
 
 use std::fs;
 use std::io;
@@ -19,6 +19,8 @@ use crate::repo::backup::BackupId;
 const MARKER: &str = "pgp-restore-in-progress.json";
 /// No server starts without it.
 pub(super) const CONTROL: &str = "global/pg_control";
+/// The server writes it at each start, and no backup holds it.
+const STARTED: &str = "postmaster.opts";
 
 /// A directory that a restore may not have.
 #[derive(Debug, thiserror::Error)]
@@ -130,18 +132,21 @@ fn look(path: &Path) -> Result<Found, DirectoryError> {
         }
         Ok(_) => {}
     }
-    let mut entries = fs::read_dir(path).map_err(DirectoryError::io("read", path))?;
-    if entries.next().is_none() {
-        return Ok(Found::Free);
+    if path.join(MARKER).exists() && !path.join(STARTED).exists() {
+        return Ok(Found::Interrupted);
     }
-    let interrupted = path.join(MARKER).exists() && !path.join(CONTROL).exists();
-    if interrupted {
-        Ok(Found::Interrupted)
-    } else {
-        Err(DirectoryError::NotEmpty {
-            path: path.to_path_buf(),
-        })
+    let mut found = Found::Free;
+    for entry in fs::read_dir(path).map_err(DirectoryError::io("read", path))? {
+        let name = entry.map_err(DirectoryError::io("read", path))?.file_name();
+        // A marker in the making, and nothing that it could have been made for.
+        if !disk::is_staged(&name) || !name.as_encoded_bytes().starts_with(MARKER.as_bytes()) {
+            return Err(DirectoryError::NotEmpty {
+                path: path.to_path_buf(),
+            });
+        }
+        found = Found::Interrupted;
     }
+    Ok(found)
 }
 
 /// The process of the server that runs in a directory, if its process is alive.
@@ -205,9 +210,10 @@ impl Claimed {
         })
     }
 
-    /// Gives the directories their freedom: the restore is whole.
+    /// Gives the directories their freedom: the restore is whole. The data directory's marker goes first:
+    /// one that has it is taken for interrupted, and then the others' must be there as well.
     pub(super) fn release(self, others: &[PathBuf]) -> Result<(), DirectoryError> {
-        for folder in others.iter().chain([&self.root]) {
+        for folder in [&self.root].into_iter().chain(others) {
             let marker = folder.join(MARKER);
             disk::remove(&marker).map_err(DirectoryError::io("remove", &marker))?;
         }
@@ -215,7 +221,13 @@ impl Claimed {
     }
 }
 
+/// Removes all but `keep`. What lets a server start goes first, durably: half of the rest may be gone
+/// when this is interrupted.
 fn empty(folder: &Path, keep: &str) -> io::Result<()> {
+    match disk::remove(&folder.join(CONTROL)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         if entry.file_name() == keep {
@@ -280,6 +292,25 @@ mod tests {
         fs::create_dir(root.path().join("global")).unwrap();
         fs::write(root.path().join(CONTROL), "").unwrap();
         drop(claimed);
+        // Whole but for its marker, and never started.
+        assert!(check(root.path()).is_ok());
+        fs::write(root.path().join(STARTED), "").unwrap();
+        assert!(matches!(check(root.path()), Err(DirectoryError::NotEmpty { .. })));
+        fs::remove_file(root.path().join(STARTED)).unwrap();
+        let claimed = Claimed::take(root.path(), &[], &id(), &env()).unwrap();
+        assert!(!root.path().join(CONTROL).exists());
+        fs::create_dir(root.path().join("global")).unwrap();
+        fs::write(root.path().join(CONTROL), "").unwrap();
+        claimed.release(&[]).unwrap();
+        assert!(matches!(check(root.path()), Err(DirectoryError::NotEmpty { .. })));
+    }
+
+    #[test]
+    fn a_marker_in_the_making_is_no_content() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join(format!("{MARKER}#17")), "").unwrap();
+        assert!(check(root.path()).is_ok());
+        fs::write(root.path().join("x#17"), "").unwrap();
         assert!(matches!(check(root.path()), Err(DirectoryError::NotEmpty { .. })));
     }
 }

@@ -155,8 +155,9 @@ pub fn check(plan: &Plan, goal: &Goal) -> Result<(), Failure> {
 ///    same command takes again;
 /// 2. files, manifest, settings and signal are written: the same;
 /// 3. all of it is made durable: the same;
-/// 4. `global/pg_control` is made durable: the restored cluster, with markers beside it;
-/// 5. the markers go: the restored cluster.
+/// 4. `global/pg_control` is made durable: the restored cluster, with markers beside it, which the
+///    same command takes again as long as no server was started on it;
+/// 5. the markers go, the data directory's first: the restored cluster.
 ///
 /// # Errors
 /// A damaged backup, the store, or the file system. The directory can't be started then.
