@@ -7,6 +7,8 @@ use std::time::Duration;
 use super::RepoUrl;
 use crate::error::{Class, Explain, on_one_line};
 
+const ROOM: &str = "make room there; nothing was stored half";
+
 /// A store that could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -197,7 +199,7 @@ impl Explain for StoreError {
             Self::Unreachable { source, .. }
                 if io_cause(source).is_some_and(|e| e.kind() == io::ErrorKind::StorageFull) =>
             {
-                Some("make room there; nothing was stored half".to_owned())
+                Some(ROOM.to_owned())
             }
             Self::Unreachable { source, .. } if source.to_string().contains("169.254.") => Some(
                 "no credentials were given and no instance role answered: set AWS_ACCESS_KEY_ID and \
@@ -209,7 +211,11 @@ impl Explain for StoreError {
             }
             Self::NoFolder { .. } => Some("mounted? else `pgp-pitr init`".to_owned()),
             Self::TooLarge { .. } => Some("something else lies at that name: look at it by hand".to_owned()),
-            Self::Io { .. } | Self::Unsupported { .. } | Self::Settings { .. } => None,
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Some(ROOM.to_owned()),
+            Self::Io { .. } => {
+                Some("check the disk, and the owner and the permissions of the repository's folder".to_owned())
+            }
+            Self::Unsupported { .. } | Self::Settings { .. } => None,
         }
     }
 }
