@@ -21,6 +21,9 @@ use crate::store::Store;
 /// How long to try unless told otherwise.
 pub const RETRY_FOR: Duration = Duration::from_secs(300);
 
+/// The first try has this long, even where the request allows less: "no retry" is not "no try".
+const FIRST_TRY: Duration = Duration::from_secs(5);
+
 /// The longest pause between two tries: a store that is back is noticed soon.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -113,13 +116,17 @@ pub async fn fetch(
     env: &Arc<Env>,
     tell: impl Fn(&Failure),
 ) -> Result<(), Failure> {
-    let deadline = tokio::time::Instant::now() + request.retry_for;
+    let begun = tokio::time::Instant::now();
+    let deadline = begun + request.retry_for;
+    let patience = deadline.max(begun + FIRST_TRY);
     let mut pause = Duration::from_millis(200);
     loop {
-        let failure = match tokio::time::timeout_at(deadline, once(&open, request, env)).await {
+        let left = patience.saturating_duration_since(tokio::time::Instant::now());
+        let open = || open().map(|store| store.within(left));
+        let failure = match tokio::time::timeout_at(patience, once(&open, request, env)).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(failure)) => failure,
-            Err(_) => crate::store::StoreError::Timeout(request.retry_for).into(),
+            Err(_) => crate::store::StoreError::Timeout(patience - begun).into(),
         };
         let final_answer = matches!(failure.class(), Class::NotFound | Class::Usage);
         let wait = env.jittered(pause);

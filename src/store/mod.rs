@@ -60,6 +60,14 @@ impl Store {
         self
     }
 
+    /// The same store, where no call takes longer than this, retries included: what stood in the way
+    /// is told then, and not only that time ran out.
+    #[must_use]
+    pub fn within(mut self, total: std::time::Duration) -> Self {
+        self.retry = self.retry.at_most(total);
+        self
+    }
+
     /// Where it is.
     pub fn url(&self) -> &RepoUrl {
         &self.url

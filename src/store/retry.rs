@@ -33,6 +33,15 @@ impl Retry {
         }
     }
 
+    /// The same, for no longer than `total`.
+    #[must_use]
+    pub fn at_most(self, total: Duration) -> Self {
+        Self {
+            total: self.total.min(total),
+            ..self
+        }
+    }
+
     pub(super) async fn run<T, F: Future<Output = Result<T, StoreError>>>(
         &self,
         env: &Env,
