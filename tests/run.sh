@@ -12,6 +12,8 @@ echo "== tools"
 command -v cc >/dev/null || need_packages gcc libc6-dev
 # Documents show how to read a repository without our programs.
 command -v zstd >/dev/null || need_packages zstd
+# Breaks the disk in the tests of faults.
+command -v strace >/dev/null || need_packages strace
 tests/tools/postgres.sh
 tests/tools/s3.sh
 # Debian's package makes this account; servers refuse to run as root.

@@ -10,9 +10,11 @@
 mod check;
 mod doc_tables;
 mod docs;
+mod faulty_disk;
 mod inventory;
 mod ledger_works;
 mod main_path;
+mod recovery_outage;
 mod replication;
 mod shapes;
 mod show;

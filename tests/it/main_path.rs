@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use pgp_pitr::env::Env;
 use pgp_pitr::pg::Lsn;
 use serde_json::Value;
 
+use crate::support::chance::Chance;
 use crate::support::cluster::{Cluster, Recovered};
 use crate::support::ledger::{self, History, Target};
 use crate::support::program::Answer;
@@ -269,23 +269,4 @@ impl<'a> Scene<'a> {
 
 fn lsn(value: &Value) -> Lsn {
     value.as_str().unwrap().parse().unwrap()
-}
-
-/// Numbers that `PGP_TEST_SEED` brings back.
-struct Chance(Env);
-
-impl Chance {
-    fn new() -> Self {
-        let process = Env::of_process();
-        let seed = match process.var("PGP_TEST_SEED") {
-            Some(seed) => seed.parse().unwrap(),
-            None => process.chance(),
-        };
-        eprintln!("PGP_TEST_SEED={seed}");
-        Self(Env::made_up(&[], DateTime::UNIX_EPOCH, seed))
-    }
-
-    fn below(&self, limit: usize) -> usize {
-        usize::try_from(self.0.chance() % limit as u64).unwrap()
-    }
 }

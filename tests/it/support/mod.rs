@@ -10,6 +10,8 @@
 //! | [`vault`] | a repository, and what leads a server and our binaries to it |
 //! | [`ledger`] | a workload whose rows are known for any recovery target |
 //! | [`faulty`] | an object store that breaks at a chosen call |
+//! | [`strace`] | a disk that breaks at a chosen system call |
+//! | [`chance`] | random numbers that a seed brings back |
 //! | [`disk`] | a disk small enough to be filled |
 //! | [`made_up`] | segments and backups that no server has made |
 //!
@@ -17,6 +19,7 @@
 //! Everything listens on loopback or a private socket folder, and each guard stops only what it
 //! started itself, by process id.
 
+pub mod chance;
 pub mod cluster;
 pub mod disk;
 pub mod faulty;
@@ -25,6 +28,7 @@ pub mod made_up;
 pub mod process;
 pub mod program;
 pub mod s3;
+pub mod strace;
 pub mod tools;
 pub mod user;
 pub mod vault;

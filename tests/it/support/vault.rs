@@ -59,6 +59,16 @@ impl Vault {
         vault
     }
 
+    /// Its address, as after `--repo`.
+    pub fn repo(&self) -> &OsStr {
+        &self.repo
+    }
+
+    /// The settings file, where there is one.
+    pub fn config(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
     /// Runs `pgp-pitr` with these arguments on this repository.
     pub fn pitr<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Answer {
         Answer::of(self.command().args(arguments))
