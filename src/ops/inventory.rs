@@ -94,7 +94,7 @@ pub struct Gathered {
     pub warnings: Vec<String>,
 }
 
-/// Gathers what the role of `info` may see. Never fails; takes [`TIME`] at most.
+/// Gathers what the role of `info` may see. Never fails; takes half a minute at most.
 pub async fn gather(info: &ConnInfo, env: &Env, facts: &BackupFacts) -> Gathered {
     let until = Instant::now() + TIME;
     let mut warnings = Warnings::default();

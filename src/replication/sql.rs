@@ -24,9 +24,6 @@ use crate::env::Env;
 use crate::error::{Class, Explain};
 use crate::pg::conninfo::ConnInfo;
 
-/// A database that every cluster is made with.
-const ANY_DATABASE: &str = "postgres";
-
 /// Databases that `initdb` makes.
 const USUAL_DATABASES: [&str; 2] = ["postgres", "template1"];
 
@@ -96,15 +93,9 @@ impl SqlSession {
         session
     }
 
-    /// Connects to the database that the settings name. Where they name none, libpq takes the user's
-    /// name; the role of a backup rarely has a database of its own, so `postgres` serves then.
+    /// Connects to the database that the settings name.
     pub async fn connect(info: &ConnInfo, env: &Env) -> Result<Self, ConnectError> {
-        let wire = match connect::connect(info, env, Purpose::Sql).await {
-            Err(ConnectError::Database { .. }) if info.origin("dbname").is_none() => {
-                connect::connect(&info.with_dbname(ANY_DATABASE), env, Purpose::Sql).await?
-            }
-            wire => wire?,
-        };
+        let wire = connect::connect(info, env, Purpose::Sql).await?;
         let at = wire.at().clone();
         let mut config = tokio_postgres::Config::new();
         config

@@ -1,6 +1,6 @@
 //! `restore`: the directory that a plan describes.
 //!
-//! Executes a [`Plan`](crate::plan::recovery::Plan) and nothing else. Nothing is written before the
+//! Executes a [`Plan`] and nothing else. Nothing is written before the
 //! plan is whole, the directories are free and there is room (rules 5 and 6).
 
 mod directory;
