@@ -30,6 +30,15 @@ fn a_restore_from_s3_on_the_newest_major_gives_exactly_the_rows_committed_by_its
 }
 
 #[test]
+fn a_restore_on_each_major_gives_exactly_the_rows_committed_by_its_target() {
+    for major in Major::all() {
+        eprintln!("PostgreSQL {}", major.number());
+        let vault = Vault::folder();
+        Scene::play(&vault, major).restore_to_random_targets(3);
+    }
+}
+
+#[test]
 fn a_server_that_was_idle_since_can_be_restored_to_each_moment_that_its_wal_tells_of() {
     let vault = Vault::folder();
     let scene = Scene::play(&vault, Major::usual());
