@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::chance::Chance;
 use crate::support::cluster::{Cluster, Recovered};
 use crate::support::ledger::{self, History, Target};
-use crate::support::program::Answer;
+use crate::support::program::{Answer, Program};
 use crate::support::s3::S3Server;
 use crate::support::tools::Major;
 use crate::support::user::Scratch;
@@ -55,6 +55,70 @@ fn a_server_that_was_idle_since_can_be_restored_to_each_moment_that_its_wal_tell
     let consistent = Target::Lsn(scene.backup_end);
     assert_eq!(at_once, scene.history.expected(&consistent, false));
     assert!(at_once.len() < all.len());
+}
+
+#[test]
+fn where_nothing_was_committed_since_the_backup_each_later_target_gives_all_rows() {
+    let vault = Vault::folder();
+    let primary = vault.protect(Cluster::builder(Major::usual()).conf("autovacuum", "off"));
+    let start: Lsn = primary.sql("select pg_current_wal_insert_lsn()").parse().unwrap();
+    ledger::write(&primary, 2, 4);
+    let backup = vault.backup(&primary);
+    let scene = Scene::of(&vault, primary, backup, start);
+    let all = ledger::rows(&scene.primary);
+    let (consistent, end) = (scene.backup_end.to_string(), scene.end.to_string());
+    for target in [
+        &["--target-time", &Target::Time(scene.idle).value()][..],
+        &["--target-lsn", &consistent],
+        &["--target-lsn", &consistent, "--exclusive"],
+        &["--target-lsn", &end],
+        &["--target-name", "archive_now"],
+        &["--immediate"],
+    ] {
+        assert_eq!(scene.restored(target, Recovered::Paused), all, "{target:?}");
+    }
+}
+
+#[test]
+fn a_restored_server_finds_its_repository_however_that_was_named() {
+    let folder = Scratch::new();
+    let name = "my repo's 100% + \u{fc}";
+    let vault = Vault::at(&folder.join(name));
+    let primary = vault.protect(Cluster::builder(Major::usual()));
+    ledger::write(&primary, 1, 4);
+    vault.backup(&primary);
+    primary.archive_now();
+    for repo in [
+        format!("./{name}"),
+        format!("file://{}/{name}", folder.path().display()),
+    ] {
+        let mut restore = Program::Pitr.command();
+        restore.current_dir(folder.path()).args(["restore", "--to", "here"]);
+        restore.args(["--latest", "--archive", "off", "--repo", &repo]);
+        Answer::of(&mut restore).with_code(0);
+        let mut server = Cluster::on_directory(primary.major(), folder.join("here"));
+        assert_eq!(server.recover(), Recovered::Open, "{}", server.log());
+        assert_eq!(ledger::rows(&server), ledger::rows(&primary), "{repo}");
+        drop(server);
+        std::fs::remove_dir_all(folder.join("here")).unwrap();
+    }
+}
+
+#[test]
+fn a_directory_that_is_in_use_is_not_touched() {
+    let vault = Vault::folder();
+    let primary = vault.protect(Cluster::builder(Major::usual()));
+    vault.backup(&primary);
+    let answer = vault.restore(primary.data_dir(), &["--latest"]).with_code(2);
+    assert!(answer.stderr.contains("a server runs in"), "{}", answer.stderr);
+    assert_eq!(primary.sql("select 1"), "1");
+    let scratch = Scratch::new();
+    let folder = scratch.folder("folder");
+    std::fs::write(folder.join("thesis"), "years of work").unwrap();
+    vault.restore(&folder, &["--latest"]).with_code(2);
+    vault.restore(&folder.join("thesis"), &["--latest"]).with_code(2);
+    assert_eq!(std::fs::read(folder.join("thesis")).unwrap(), b"years of work");
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
 }
 
 #[test]
@@ -166,6 +230,11 @@ impl<'a> Scene<'a> {
         ledger::write(&primary, 4, 12);
         primary.sql("select pg_create_restore_point('it''s \"over\" \\ =')");
         ledger::write(&primary, 4, 12);
+        Self::of(vault, primary, backup, start)
+    }
+
+    /// The scene as it is now. From `start` on its WAL is known.
+    fn of(vault: &'a Vault, primary: Cluster, backup: Value, start: Lsn) -> Self {
         let idle: DateTime<Utc> = primary
             .sql("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
             .parse()
