@@ -196,6 +196,30 @@ fn a_target_that_can_not_be_had_is_refused_with_the_next_best_before_a_byte_is_w
     }
 }
 
+#[test]
+fn beyond_a_gap_in_the_wal_nothing_is_promised() {
+    let vault = Vault::folder();
+    let scene = Scene::play(&vault, Major::usual());
+    let before = scene.history.commits().find(|commit| commit.lsn > scene.backup_end);
+    let before = before.unwrap().xid.to_string();
+    let after = scene.history.commits().last().unwrap();
+    let gap = scene.primary.archive_now();
+    ledger::write(&scene.primary, 1, 4);
+    let later = scene.primary.sql("select pg_current_wal_lsn()");
+    scene.primary.archive_now();
+    vault.lose(&gap);
+    for target in [&["--target-lsn", &later][..], &["--latest"]] {
+        let answer = vault.pitr(["plan"].iter().chain(target)).with_code(3);
+        assert!(answer.stderr.contains(&gap), "{}", answer.stderr);
+    }
+    for target in [
+        ["--target-xid", &before],
+        ["--target-time", &Target::Time(after.time).value()],
+    ] {
+        vault.pitr(["plan"].iter().chain(&target)).with_code(0);
+    }
+}
+
 /// A server with a backup that was taken while it was written to, and all that its ledger holds.
 struct Scene<'a> {
     vault: &'a Vault,

@@ -88,6 +88,27 @@ impl Vault {
         Answer::of(command.args(self.with_repo([OsStr::new(file), path.as_os_str()])))
     }
 
+    /// Takes a WAL file away from a repository in a folder.
+    #[track_caller]
+    pub fn lose(&self, file: &str) {
+        let mut folders = vec![PathBuf::from(&self.repo)];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).expect("a readable repository") {
+                let path = entry.expect("a readable entry").path();
+                let named = path
+                    .file_name()
+                    .is_some_and(|name| name == format!("{file}.zst").as_str());
+                if named {
+                    return fs::remove_file(path).expect("removed");
+                }
+                if path.is_dir() {
+                    folders.push(path);
+                }
+            }
+        }
+        panic!("{file} is not in the repository");
+    }
+
     /// Takes a base backup; the answer is its entry.
     #[track_caller]
     pub fn backup(&self, cluster: &Cluster) -> serde_json::Value {
