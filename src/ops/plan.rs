@@ -12,7 +12,7 @@ use super::walk::walk;
 use crate::catalog::{Catalog, StoredSegment};
 use crate::error::Failure;
 use crate::pg::time::rfc3339;
-use crate::pg::{Leg, SegmentNumber, SystemId, Timeline, TimelineHistory, WalFileName};
+use crate::pg::{Leg, SegmentName, SegmentNumber, SystemId, Timeline, TimelineHistory, WalFileName};
 use crate::plan::recovery::{Findings, Missed, Plan, Refusal, Requested, settle};
 use crate::repo::backup::{BackupId, BackupRecord, BackupState};
 use crate::repo::{self, ClusterInfo, Repository};
@@ -198,6 +198,11 @@ impl Search<'_> {
             };
             let (found, mut warnings) = self.read(backup, &segments).await?;
             match settle(&self.request.requested, self.request.inclusive, backup, &found) {
+                // The end of the WAL is meant, and this would be the beginning of a gap.
+                Ok(_) if self.request.requested == Requested::Latest && self.gap(&segments).is_some() => {
+                    let why = self.with_gap(&segments, "the WAL ends".to_owned());
+                    return Err(self.refused(why, found.last_moment, true).into());
+                }
                 Ok((stop, reaches)) => {
                     let used = self.used(&segments, &reaches);
                     let wal_bytes: u64 = used.iter().map(|(_, segment)| u64::from(segment.stored_bytes)).sum();
@@ -218,8 +223,9 @@ impl Search<'_> {
                 }
                 Err(Missed::TooLate(why)) => {
                     // An older backup would meet the same end of the same WAL.
+                    let gap = self.gap(&segments).is_some();
                     let why = self.with_gap(&segments, why);
-                    return Err(self.refused(why, found.last_moment).into());
+                    return Err(self.refused(why, found.last_moment, gap).into());
                 }
                 Err(Missed::TooEarly(why)) => passed_over.push((backup.id.clone(), why)),
                 Err(Missed::NotThere) => {
@@ -236,7 +242,7 @@ impl Search<'_> {
             (_, Some((id, why))) => format!("of the oldest backup, {id}: {why}"),
             (_, None) => "no backup serves".to_owned(),
         };
-        Err(self.refused(why, missed).into())
+        Err(self.refused(why, missed, false).into())
     }
 
     /// The WAL that leads on from a backup, or why it can't be used at all.
@@ -422,26 +428,34 @@ impl Search<'_> {
 
     /// Says where the WAL breaks off, if it does not simply end.
     fn with_gap(&self, segments: &Segments, why: String) -> String {
-        let size = self.catalog.info.segment_size;
-        let Some((timeline, last)) = segments.last() else {
-            return why;
-        };
-        let next = last.number.next();
-        let beyond = self
-            .catalog
-            .wal
-            .timeline(*timeline)
-            .is_some_and(|wal| wal.segments().last().is_some_and(|newest| newest.number > next));
-        match beyond {
-            true => format!(
-                "WAL segment {} is missing, and before it {why}",
-                next.name(*timeline, size)
-            ),
-            false => why,
+        match self.gap(segments) {
+            Some(missing) => format!("WAL segment {missing} is missing, and before it {why}"),
+            None => why,
         }
     }
 
-    fn refused(&self, why: String, last_moment: Option<DateTime<Utc>>) -> Refusal {
+    /// The segment that is missing after these, where later ones of the same path are there.
+    fn gap(&self, segments: &Segments) -> Option<SegmentName> {
+        let size = self.catalog.info.segment_size;
+        let missing = segments.last()?.1.number.next();
+        let mut legs = self
+            .path
+            .iter()
+            .filter(|leg| leg.to.is_none_or(|to| missing.start(size) < to));
+        let timeline = legs.clone().next()?.timeline;
+        // What a timeline holds after it was left is on another path.
+        let beyond = legs.any(|leg| {
+            let stored = self.catalog.wal.timeline(leg.timeline);
+            stored.is_some_and(|wal| {
+                wal.segments()
+                    .iter()
+                    .any(|segment| segment.number > missing && leg.to.is_none_or(|to| segment.number.start(size) < to))
+            })
+        });
+        beyond.then(|| missing.name(timeline, size))
+    }
+
+    fn refused(&self, why: String, last_moment: Option<DateTime<Utc>>, gap: bool) -> Refusal {
         let on_path = |backup: &&BackupRecord| self.path.iter().any(|leg| leg.timeline == backup.timeline);
         let consistent = |backup: &BackupRecord| {
             format!(
@@ -465,7 +479,11 @@ impl Search<'_> {
             target,
             timeline: self.timeline,
             why,
-            before: last_moment.map(|at| format!("{} (--latest)", rfc3339(at))),
+            // Where the WAL goes on after a gap, the last moment before it is not the latest.
+            before: last_moment.map(|at| match gap {
+                true => format!("{at} (--target-time {at})", at = rfc3339(at)),
+                false => format!("{} (--latest)", rfc3339(at)),
+            }),
             after: self.catalog.backups.iter().filter(on_path).find(later).map(consistent),
         }
     }
