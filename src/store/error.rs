@@ -215,7 +215,11 @@ impl Explain for StoreError {
             Self::Io { .. } => {
                 Some("check the disk, and the owner and the permissions of the repository's folder".to_owned())
             }
-            Self::Unsupported { .. } | Self::Settings { .. } => None,
+            Self::Settings { .. } => Some(
+                "check the AWS_* variables of this process and [s3] in pgp.toml: a key has an id and a secret"
+                    .to_owned(),
+            ),
+            Self::Unsupported { .. } => None,
         }
     }
 }
