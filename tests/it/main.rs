@@ -7,6 +7,7 @@
     reason = "a test that can't go on must fail, loudly"
 )]
 
+mod bad_input;
 mod check;
 mod doc_tables;
 mod docs;
