@@ -80,6 +80,37 @@ fn where_nothing_was_committed_since_the_backup_each_later_target_gives_all_rows
 }
 
 #[test]
+fn a_prepared_transaction_is_there_from_its_commit_on() {
+    let vault = Vault::folder();
+    let primary = vault.protect(
+        Cluster::builder(Major::usual())
+            .conf("autovacuum", "off")
+            .conf("max_prepared_transactions", "5"),
+    );
+    let start: Lsn = primary.sql("select pg_current_wal_insert_lsn()").parse().unwrap();
+    primary.sql("create table t (n int)");
+    let backup = vault.backup(&primary);
+    let xid = primary.sql(
+        "begin; insert into t values (1); select pg_current_xact_id(); prepare transaction 'one';
+         insert into t values (2)",
+    );
+    let before = primary.sql("select clock_timestamp()");
+    primary.sql("commit prepared 'one'; insert into t values (3)");
+    ledger::write(&primary, 1, 1);
+    let scene = Scene::of(&vault, primary, backup, start);
+    for (target, rows) in [
+        (&["--target-xid", &xid][..], "1,2"),
+        (&["--target-xid", &xid, "--exclusive"], "2"),
+        (&["--target-time", &before], "2"),
+    ] {
+        let found = scene.restored_and(target, Recovered::Paused, |server| {
+            server.sql("select string_agg(n::text, ',' order by n) from t")
+        });
+        assert_eq!(found, rows, "{target:?}");
+    }
+}
+
+#[test]
 fn a_restored_server_finds_its_repository_however_that_was_named() {
     let folder = Scratch::new();
     let name = "my repo's 100% + \u{fc}";
@@ -281,15 +312,21 @@ impl<'a> Scene<'a> {
     /// Restores, lets the server recover, and returns the rows that it has then.
     #[track_caller]
     fn restored(&self, target: &[&str], becomes: Recovered) -> BTreeSet<i64> {
+        self.restored_and(target, becomes, ledger::rows)
+    }
+
+    /// Restores, lets the server recover, and asks it something.
+    #[track_caller]
+    fn restored_and<T>(&self, target: &[&str], becomes: Recovered, ask: impl FnOnce(&Cluster) -> T) -> T {
         let to = self.scratch.join("restored");
         let arguments = [target, &["--archive", "off"]].concat();
         self.vault.restore(&to, &arguments).with_code(0);
         let mut server = Cluster::on_directory(self.primary.major(), &to);
         assert_eq!(server.recover(), becomes, "{target:?}\n{}", server.log());
-        let rows = ledger::rows(&server);
+        let answer = ask(&server);
         drop(server);
         std::fs::remove_dir_all(&to).unwrap();
-        rows
+        answer
     }
 
     /// Chance draws a target of each kind in turn, and whether it is inclusive and where the server goes from there.
