@@ -1,5 +1,6 @@
 //! Backups and restores on a disk that breaks.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -95,7 +96,7 @@ fn a_backup_killed_at_any_moment_is_invisible_and_the_next_is_whole() {
     let primary = vault.protect(Cluster::builder(Major::usual()));
     ledger::write(&primary, 1, 4);
     let begun = Instant::now();
-    let mut whole = vec![id(&vault.backup(&primary))];
+    let mut whole = BTreeSet::from([id(&vault.backup(&primary))]);
     let usual = usize::try_from(begun.elapsed().as_millis()).unwrap();
     let chance = Chance::new();
     let mut killed = 0;
@@ -106,7 +107,7 @@ fn a_backup_killed_at_any_moment_is_invisible_and_the_next_is_whole() {
         let code = kill_after(&mut backup, moment);
         killed += usize::from(code.is_none());
         let seen = backups(&vault);
-        assert!(seen.starts_with(&whole), "{moment:?}: {seen:?}");
+        assert!(seen.is_superset(&whole), "{moment:?}: {seen:?}");
         // One that was killed at its very end may be whole; it is tried below, as all are.
         assert!(seen.len() <= whole.len() + 1, "{moment:?}: {seen:?}");
         assert!(
@@ -116,7 +117,7 @@ fn a_backup_killed_at_any_moment_is_invisible_and_the_next_is_whole() {
         whole = seen;
     }
     assert!(killed > 2, "only {killed} were killed");
-    whole.push(id(&vault.backup(&primary)));
+    whole.insert(id(&vault.backup(&primary)));
     primary.archive_now();
     assert_eq!(backups(&vault), whole);
     let scratch = Scratch::new();
@@ -170,12 +171,11 @@ fn assert_same(whole: &Path, other: &Path, about: &str) {
     assert_eq!(answer.code, 0, "{about}: {}", answer.stdout);
 }
 
-fn backups(vault: &Vault) -> Vec<String> {
+/// The ids of the backups that can be seen. In one second's their order means nothing.
+fn backups(vault: &Vault) -> BTreeSet<String> {
     let list = vault.pitr(["list", "--json"]).with_code(0).json();
     let backups = list["clusters"][0]["backups"].as_array().unwrap();
-    let mut ids: Vec<String> = backups.iter().map(id).collect();
-    ids.sort();
-    ids
+    backups.iter().map(id).collect()
 }
 
 fn id(backup: &Value) -> String {
