@@ -77,7 +77,8 @@ repo=$work/repository
 # A clean slate: settings of the caller must not lead these commands to another server or repository.
 for name in $(compgen -e | grep -E '^(PG|PGP_)' || true); do unset "$name"; done
 postgres=$(find_postgres)
-export PATH="$work/bin:$postgres:$PATH" PGHOST="$work" PGPORT=5432 PGUSER=postgres PGDATABASE=postgres
+# Root's home is closed to the user that the commands run as.
+export HOME="$work" PATH="$work/bin:$postgres:$PATH" PGHOST="$work" PGPORT=5432 PGUSER=postgres PGDATABASE=postgres
 
 say "1. A new PostgreSQL server, in $work/server."
 quiet initdb -D server -U postgres --auth=trust --encoding=UTF8 --locale=C
