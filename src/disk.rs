@@ -18,6 +18,15 @@ use crate::env::Env;
 /// write what they owe within seconds (30 by default on Linux), not minutes.
 const SETTLED: Duration = Duration::from_secs(600);
 
+/// From now on this process makes nothing that others than the owner's group may read: a repository
+/// holds everything that the database does.
+pub fn keep_from_others() {
+    use rustix::fs::Mode;
+    let others = Mode::from_raw_mode(0o007);
+    let before = rustix::process::umask(others);
+    rustix::process::umask(before | others);
+}
+
 /// What became of a conditional creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Created {

@@ -20,6 +20,8 @@ pub struct Catalog {
     pub info: ClusterInfo,
     /// Its backups, oldest first.
     pub backups: Vec<BackupRecord>,
+    /// Backups whose record is damaged, and how.
+    pub damaged: Vec<(BackupId, String)>,
     /// Its WAL.
     pub wal: Coverage,
     /// The ancestry of each timeline of which a history file is there.
@@ -36,6 +38,7 @@ impl Catalog {
     pub async fn read(repository: &Repository, info: ClusterInfo) -> Result<Self, Failure> {
         let mut catalog = Self {
             backups: Vec::new(),
+            damaged: Vec::new(),
             wal: Coverage::new(info.segment_size),
             histories: BTreeMap::new(),
             warnings: Vec::new(),
@@ -52,7 +55,10 @@ impl Catalog {
                 Ok(Some(record)) => self.backups.push(record),
                 // Under way, or interrupted: not a backup.
                 Ok(None) => {}
-                Err(error) => self.warn(error)?,
+                Err(error) => {
+                    self.warn(error)?;
+                    self.damaged.extend(self.warnings.last().map(|how| (id, how.clone())));
+                }
             }
         }
         self.backups

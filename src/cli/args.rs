@@ -270,6 +270,14 @@ pub struct TargetArgs {
     pub immediate: bool,
 }
 
+impl TargetArgs {
+    /// Whether none was given.
+    pub fn is_none(&self) -> bool {
+        let texts = [&self.target_time, &self.target_lsn, &self.target_xid, &self.target_name];
+        texts.iter().all(|text| text.is_none()) && !self.latest && !self.immediate
+    }
+}
+
 /// Flags of every command.
 #[derive(Debug, Clone, Args)]
 pub struct Common {

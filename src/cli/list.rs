@@ -41,12 +41,15 @@ impl Session {
 fn json(listing: &Listing) -> Value {
     let info = &listing.catalog.info;
     let gap = |(from, to): &(crate::pg::Lsn, crate::pg::Lsn)| json!({"from_lsn": from, "to_lsn": to});
+    let whole = listing.catalog.backups.iter().map(shape::backup_entry);
+    let damaged = listing.catalog.damaged.iter().map(|(id, _)| shape::damaged_entry(id));
+    let backups: Vec<Value> = whole.chain(damaged).collect();
     json!({
         "system_identifier": info.system,
         "name": null,
         "pg_version": info.major.number().to_string(),
         "wal_segment_size": info.segment_size.bytes(),
-        "backups": listing.catalog.backups.iter().map(shape::backup_entry).collect::<Vec<_>>(),
+        "backups": backups,
         "wal": listing.wal.iter().map(|wal| json!({
             "timeline": wal.timeline,
             "start_lsn": wal.start,
@@ -94,6 +97,9 @@ fn describe(listing: &Listing) -> String {
             size(backup.size_bytes),
             size(backup.stored_bytes),
         ));
+    }
+    for (id, how) in &listing.catalog.damaged {
+        text.push_str(&format!("  backup {id}: damaged, its record can't be read ({how})\n"));
     }
     for wal in &listing.wal {
         let last = wal

@@ -13,6 +13,7 @@ use crate::catalog::Catalog;
 use crate::error::{Class, Explain, Failure};
 use crate::ops::plan::{self, Request, TimelineChoice};
 use crate::ops::restore::{self, Action, Goal, RestoreCommand};
+use crate::pg::conninfo::Overrides;
 use crate::pg::time::{Clock, RecoveryTime, rfc3339};
 use crate::pg::{Leg, Lsn, SystemId, Timeline};
 use crate::plan::recovery::{Plan, Requested};
@@ -81,6 +82,13 @@ impl Session {
                 Some(goal) => restore::recovery_settings(&plan, goal)?,
                 None => Vec::new(),
             };
+            let settings = self.without_passwords(settings)?;
+            if let (false, Some(goal)) = (act, &goal) {
+                restore::check_mappings(&plan, goal)?;
+                let refused = restore::check(&plan, goal).err().filter(|_| args.to.is_some());
+                plan.warnings
+                    .extend(refused.map(|failure| format!("restore would refuse this: {failure}")));
+            }
             let answer = json(&plan, &settings);
             if !act {
                 let text = if args.json {
@@ -109,8 +117,24 @@ impl Session {
         })
     }
 
+    /// The settings as they may be shown: how to reach the primary, without what opens it.
+    fn without_passwords(&self, settings: restore::RecoverySettings) -> Result<restore::RecoverySettings, Failure> {
+        let shown = |(name, value): (&'static str, Vec<u8>)| match name {
+            "primary_conninfo" => {
+                let info = self.resolve(Some(&String::from_utf8_lossy(&value)), &Overrides::default())?;
+                Ok((name, info.to_string().into_bytes()))
+            }
+            _ => Ok((name, value)),
+        };
+        settings.into_iter().map(shown).collect()
+    }
+
     fn request(&self, args: &RestoreArgs) -> Result<Request, Failure> {
-        let requested = self.requested(&args.target)?;
+        let requested = match self.requested(&args.target) {
+            // A standby follows its primary: as far as there is WAL.
+            Err(_) if args.standby.is_some() && args.target.is_none() => Requested::Latest,
+            requested => requested?,
+        };
         if args.exclusive && !matches!(requested, Requested::Time(..) | Requested::Lsn(_) | Requested::Xid(_)) {
             let kind = match requested {
                 Requested::Name(_) => "target-name",

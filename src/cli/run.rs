@@ -17,6 +17,7 @@ use crate::env::Env;
 use crate::error::{Caller, Class, Failure, exit_code};
 use crate::ops;
 use crate::pg::SystemId;
+use crate::pg::duration::Span;
 use crate::store::{self, Store};
 
 /// `pgp-archive`, whole: PostgreSQL runs it in the data directory.
@@ -70,8 +71,8 @@ pub fn restore_command(arguments: impl Iterator<Item = OsString>) -> ExitCode {
                 data_directory: Path::new("."),
                 cluster: settings.get::<SystemId>("cluster")?,
                 retry_for: settings
-                    .read("restore_retry", humantime::parse_duration)?
-                    .unwrap_or(ops::fetch::RETRY_FOR),
+                    .get::<Span>("restore_retry")?
+                    .map_or(ops::fetch::RETRY_FOR, Span::length),
             };
             let open = || open_store("pgp-restore", &settings, &env);
             let tell = |failure: &Failure| report::warning("pgp-restore", &format!("{failure}; trying again"));
@@ -142,6 +143,7 @@ pub(super) fn finish(program: &str, caller: Caller, common: &Common, answer: Res
 /// A bug must not look like an answer: Rust's own exit code for a panic, 101, would tell PostgreSQL
 /// "no such file", and end recovery.
 pub(super) fn guarded(program: &str, caller: Caller, run: impl FnOnce() -> u8) -> ExitCode {
+    crate::disk::keep_from_others();
     let code = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
         report::warning(
             program,

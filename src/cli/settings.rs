@@ -289,7 +289,7 @@ impl Settings {
             .map(|(value, origin)| {
                 read(&value).map_err(|error| SettingsError::Value {
                     name,
-                    value,
+                    value: without_userinfo(&value),
                     origin,
                     why: error.to_string(),
                 })
@@ -342,6 +342,14 @@ impl Settings {
     /// `pgp-restore` must have it in its own.
     pub fn s3_key_only_in_environment(&self) -> bool {
         matches!(self.text("s3.secret_access_key"), Some((_, Origin::Environment(_))))
+    }
+}
+
+/// What stands before an `@` in an address may be a password.
+fn without_userinfo(value: &str) -> String {
+    match (value.find("://"), value.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme < at => format!("{}://…{}", &value[..scheme], &value[at..]),
+        _ => value.to_owned(),
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::pg::time::rfc3339;
-use crate::repo::backup::BackupRecord;
+use crate::repo::backup::{BackupId, BackupRecord};
 
 /// A base backup as `list`, `backup` and `show` tell it: sizes in bytes, times RFC 3339 in UTC with
 /// microseconds, LSNs in hexadecimal. Fields are added, never renamed.
@@ -24,6 +24,25 @@ pub(super) fn backup_entry(record: &BackupRecord) -> Value {
         "pinned": false,
         "parent": null,
     })
+}
+
+/// A base backup whose record can't be read: nothing but its id is known.
+pub(super) fn damaged_entry(id: &BackupId) -> Value {
+    let mut entry = json!({"id": id, "kind": "full", "state": "damaged", "pinned": false});
+    for unknown in [
+        "label",
+        "timeline",
+        "start_lsn",
+        "stop_lsn",
+        "started_at",
+        "stopped_at",
+        "size_bytes",
+        "stored_bytes",
+        "parent",
+    ] {
+        entry[unknown] = Value::Null;
+    }
+    entry
 }
 
 #[cfg(test)]

@@ -73,10 +73,9 @@ pub async fn list(repository: &Repository, only: Option<SystemId>) -> Result<Vec
         if only.is_some_and(|only| only != system) {
             continue;
         }
-        if let Some(info) = ClusterInfo::read(repository.store(), system).await? {
-            let catalog = Catalog::read(repository, info).await?;
-            listings.push(one(repository, catalog).await?);
-        }
+        let info = super::plan::choose_cluster(repository, Some(system)).await?;
+        let catalog = Catalog::read(repository, info).await?;
+        listings.push(one(repository, catalog).await?);
     }
     Ok(listings)
 }
@@ -155,12 +154,13 @@ async fn tail_of(
     catalog: &mut Catalog,
     segments: &[(Timeline, StoredSegment)],
 ) -> Result<Tail, Failure> {
-    let info = &catalog.info;
+    let info = catalog.info.clone();
     let mut tail = Tail::default();
     let Ok(layout) = WalLayout::new(info.major, info.segment_size, info.wal_page_size) else {
         return Ok(tail);
     };
-    for back in BACK {
+    let (mut segments, mut backs) = (segments, BACK.iter().copied().peekable());
+    while let Some(back) = backs.peek().copied() {
         let from = segments.len().saturating_sub(back);
         let mut last_commit = None;
         let mut each = |event: &Event| {
@@ -169,15 +169,23 @@ async fn tail_of(
             }
             ControlFlow::Continue(())
         };
-        let walked = walk(repository, info, layout, &segments[from..], &mut each).await?;
+        let walked = walk(repository, &info, layout, &segments[from..], &mut each).await?;
+        catalog.warnings.extend(walked.warnings);
+        if let Some((damaged, how)) = walked.unreadable {
+            // No server gets past it: what can be had ends before.
+            catalog.warnings.push(how);
+            let cut = segments.iter().position(|(_, segment)| segment.number >= damaged);
+            segments = &segments[..cut.unwrap_or(0)];
+            continue;
+        }
         tail = Tail {
             lsn: walked.extent.map(|extent| extent.end),
             last_commit,
         };
-        if last_commit.is_some() || from == 0 || !walked.warnings.is_empty() {
-            catalog.warnings.extend(walked.warnings);
+        if last_commit.is_some() || from == 0 {
             break;
         }
+        backs.next();
     }
     Ok(tail)
 }

@@ -12,7 +12,7 @@ use super::walk::walk;
 use crate::catalog::{Catalog, StoredSegment};
 use crate::error::Failure;
 use crate::pg::time::rfc3339;
-use crate::pg::{Leg, SegmentName, SegmentNumber, SystemId, Timeline, TimelineHistory, WalFileName};
+use crate::pg::{Leg, Lsn, SegmentName, SegmentNumber, SystemId, Timeline, TimelineHistory, WalFileName};
 use crate::plan::recovery::{Findings, Missed, Plan, Refusal, Requested, settle};
 use crate::repo::backup::{BackupId, BackupRecord, BackupState};
 use crate::repo::{self, ClusterInfo, Repository};
@@ -91,9 +91,9 @@ pub async fn choose_cluster(repository: &Repository, named: Option<SystemId>) ->
         }
     };
     let info = ClusterInfo::read(repository.store(), system).await?;
-    Ok(info.ok_or(ClusterError::Unknown {
-        named: system,
-        repository: url(),
+    Ok(info.ok_or_else(|| repo::RepoError::Damaged {
+        object: repository.store().full(&repo::names::cluster_json(system)),
+        why: "it is missing, and there are other objects of that cluster".to_owned(),
     })?)
 }
 
@@ -171,17 +171,21 @@ struct Search<'a> {
 impl Search<'_> {
     async fn run(&self) -> Result<Plan, Failure> {
         let named = match &self.request.backup {
-            Some(id) => Some(
-                self.catalog
-                    .backup(id)
-                    .ok_or_else(|| Refusal::NoSuchBackup(id.clone()))?,
-            ),
+            Some(id) => Some(self.catalog.backup(id).ok_or_else(|| self.no_such(id))?),
             None => None,
         };
+        if let (true, Some((_, how))) = (self.catalog.backups.is_empty(), self.catalog.damaged.last()) {
+            return Err(Refusal::Damaged {
+                target: self.target(),
+                what: how.clone(),
+            }
+            .into());
+        }
         if self.catalog.backups.is_empty() {
             return Err(Refusal::NoBackup(self.catalog.info.system.to_string()).into());
         }
-        let (mut passed_over, mut missed) = (Vec::new(), None);
+        let mut passed_over: Vec<_> = self.catalog.damaged.iter().rev().cloned().collect();
+        let (mut missed, mut gap) = (None, None);
         for backup in self
             .catalog
             .backups
@@ -234,11 +238,15 @@ impl Search<'_> {
                         "the WAL after it does not have the target".to_owned(),
                     ));
                     missed = missed.or(found.last_moment);
+                    gap = gap.or_else(|| self.gap(&segments));
                 }
             }
         }
         let why = match (&self.request.requested, passed_over.last()) {
-            (Requested::Xid(_) | Requested::Name(_), _) => "no backup has it in the WAL after its end".to_owned(),
+            (Requested::Xid(_) | Requested::Name(_), Some((id, why))) => match gap {
+                Some(missing) => format!("WAL segment {missing} is missing, and what is there does not have it"),
+                None => format!("no backup has it in the WAL after its end (of {id}: {why})"),
+            },
             (_, Some((id, why))) => format!("of the oldest backup, {id}: {why}"),
             (_, None) => "no backup serves".to_owned(),
         };
@@ -346,6 +354,19 @@ impl Search<'_> {
             &mut each,
         )
         .await?;
+        let outcome = finder.finish(walked.extent.filter(|_| !walked.broken_off));
+        if let Some((number, how)) = walked.unreadable {
+            // What was read of that segment before the damage is true, and no server can fetch it.
+            let before = |lsn: Lsn| lsn <= number.start(size);
+            let stop = outcome.stop.map(crate::plan::recovery::reached);
+            if self.request.requested == Requested::Latest || !stop.is_some_and(before) {
+                return Err(Refusal::Damaged {
+                    target: self.target(),
+                    what: how,
+                }
+                .into());
+            }
+        }
         let mut warnings = walked.warnings;
         let inner_end = walked.ended.filter(|(at, _)| {
             let last = segments.last().map(|(_, segment)| segment.number);
@@ -355,10 +376,9 @@ impl Search<'_> {
             warnings.push(format!("the WAL can be read only up to {at}: {why}"));
         }
         let extent = if walked.broken_off { None } else { walked.extent };
-        let outcome = Some(finder.finish(extent));
         Ok((
             Findings {
-                outcome,
+                outcome: Some(outcome),
                 extent,
                 last_moment,
             },
@@ -455,6 +475,24 @@ impl Search<'_> {
         beyond.then(|| missing.name(timeline, size))
     }
 
+    fn no_such(&self, id: &BackupId) -> Refusal {
+        match self.catalog.damaged.iter().find(|(damaged, _)| damaged == id) {
+            Some((_, how)) => Refusal::Damaged {
+                target: self.target(),
+                what: how.clone(),
+            },
+            None => Refusal::NoSuchBackup(id.clone()),
+        }
+    }
+
+    /// The target in words.
+    fn target(&self) -> String {
+        match &self.request.requested {
+            Requested::Time(time, _) => rfc3339(time.instant()),
+            other => other.text().unwrap_or_else(|| other.kind().to_owned()),
+        }
+    }
+
     fn refused(&self, why: String, last_moment: Option<DateTime<Utc>>, gap: bool) -> Refusal {
         let on_path = |backup: &&BackupRecord| self.path.iter().any(|leg| leg.timeline == backup.timeline);
         let consistent = |backup: &BackupRecord| {
@@ -465,10 +503,6 @@ impl Search<'_> {
                 backup.id
             )
         };
-        let target = match &self.request.requested {
-            Requested::Time(time, _) => rfc3339(time.instant()),
-            other => other.text().unwrap_or_else(|| other.kind().to_owned()),
-        };
         let later = |backup: &&BackupRecord| {
             self.request
                 .requested
@@ -476,7 +510,7 @@ impl Search<'_> {
                 .is_some()
         };
         Refusal::OutOfReach {
-            target,
+            target: self.target(),
             timeline: self.timeline,
             why,
             // Where the WAL goes on after a gap, the last moment before it is not the latest.

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use crate::catalog::StoredSegment;
 use crate::error::{Class, Failure};
-use crate::pg::{Lsn, Timeline, WalFileName};
+use crate::pg::{Lsn, SegmentNumber, Timeline, WalFileName};
 use crate::repo::{self, ClusterInfo, Fetched, Repository};
 use crate::wal::{EndReason, Event, Extent, RecoveryEvents, WalLayout, Walked};
 
@@ -18,6 +18,8 @@ pub(super) struct Walk {
     pub(super) broken_off: bool,
     /// What ended it before its last segment's end.
     pub(super) ended: Option<(Lsn, EndReason)>,
+    /// The first segment that is damaged or gone, and how: no server can fetch it.
+    pub(super) unreadable: Option<(SegmentNumber, String)>,
     /// What could not be read, in words.
     pub(super) warnings: Vec<String>,
 }
@@ -53,13 +55,12 @@ pub(super) async fn walk(
         match repo::fetch(repository.store(), cluster.system, file, &mut sink).await {
             Ok(Fetched::Whole) => {}
             Ok(Fetched::Missing) => {
-                sink.walk
-                    .warnings
-                    .push(format!("{file} was there a moment ago and is gone"));
+                let how = format!("{file} was there a moment ago and is gone");
+                sink.walk.unreadable = Some((segment.number, how));
                 break;
             }
             Err(error) if crate::error::Explain::class(&error) == Class::Damaged => {
-                sink.walk.warnings.push(crate::error::on_one_line(&error));
+                sink.walk.unreadable = Some((segment.number, crate::error::on_one_line(&error)));
                 break;
             }
             Err(error) => return Err(error.into()),

@@ -217,28 +217,26 @@ fn unread(requested: &Requested, inclusive: bool) -> Result<(StopSettings, Reach
 }
 
 /// Everything there is: no commit comes after the target, so PostgreSQL would call it not reached.
-/// The last commit's own start, inclusive, is a target that it reaches with the same rows; where
-/// nothing was committed since the backup, its consistency is.
+/// The last record's own start, inclusive, is a target that it reaches, with all that was committed
+/// and all that was prepared; where nothing was written since the backup, its consistency is.
 fn all_of_it(backup: &BackupRecord, outcome: Outcome, found: &Findings) -> Result<(StopSettings, Reaches), Missed> {
     let reaches = |lsn| Reaches {
         lsn: Some(lsn),
         last_commit: outcome.last_commit,
         next_commit: None,
     };
-    match outcome.last_commit {
-        Some(last) if last.lsn >= backup.stop_lsn => Ok((
+    match found.extent {
+        Some(extent) if extent.last_record >= backup.stop_lsn => Ok((
             vec![
-                ("recovery_target_lsn", last.lsn.to_string()),
+                ("recovery_target_lsn", extent.last_record.to_string()),
                 ("recovery_target_inclusive", "true".to_owned()),
             ],
-            reaches(last.end_lsn),
+            reaches(extent.end),
         )),
-        _ if found.extent.is_none_or(|extent| extent.end >= backup.stop_lsn) => {
-            Ok((immediate(), reaches(backup.stop_lsn)))
-        }
-        _ => Err(Missed::TooLate(
+        Some(extent) if extent.end < backup.stop_lsn => Err(Missed::TooLate(
             "the WAL ends before the backup is consistent".to_owned(),
         )),
+        _ => Ok((immediate(), reaches(backup.stop_lsn))),
     }
 }
 
@@ -259,7 +257,7 @@ fn as_asked(requested: &Requested, inclusive: bool) -> StopSettings {
 }
 
 /// Everything before this position is replayed.
-const fn reached(stop: Stop) -> Lsn {
+pub const fn reached(stop: Stop) -> Lsn {
     match stop {
         Stop::Before(lsn) | Stop::Near(lsn) | Stop::EndOfWal(lsn) => lsn,
         Stop::After { end_lsn, .. } => end_lsn,
@@ -284,6 +282,14 @@ pub enum Refusal {
     /// The backup isn't there.
     #[error("the cluster has no backup {0}")]
     NoSuchBackup(BackupId),
+    /// What should lead there is damaged.
+    #[error("target {target} can't be reached: {what}")]
+    Damaged {
+        /// The target.
+        target: String,
+        /// What is damaged.
+        what: String,
+    },
     /// The target lies outside of what can be reached.
     #[error("target {target} on timeline {timeline} is out of reach: {why}")]
     OutOfReach {
@@ -312,6 +318,7 @@ impl Explain for Refusal {
     fn class(&self) -> Class {
         match self {
             Self::NoSuchBackup(_) => Class::Usage,
+            Self::Damaged { .. } => Class::Damaged,
             _ => Class::OutOfReach,
         }
     }
@@ -325,6 +332,10 @@ impl Explain for Refusal {
                 };
                 Some(format!("{}; {}", side("before", before), side("after", after)))
             }
+            Self::Damaged { .. } => Some(
+                "put that object back from a copy of the repository, or choose a target before it or another backup"
+                    .to_owned(),
+            ),
             Self::NoBackup(_) => Some("take one with `pgp-pitr backup`".to_owned()),
             Self::NoTimeline { .. } | Self::NoSuchBackup(_) => Some("`pgp-pitr list` shows what there is".to_owned()),
         }

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::marker::{check_format, json_object};
+use super::marker::{Sealed, seal, unseal};
 use super::{RepoError, Repository, names};
+use crate::codec::Digest;
 use crate::disk::Created;
 use crate::pg::{MajorVersion, SegmentSize, SystemId};
 use crate::store::Store;
@@ -31,6 +32,14 @@ struct ClusterObject {
     pg_version: String,
     wal_segment_size: u64,
     wal_page_size: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<Digest>,
+}
+
+impl Sealed for ClusterObject {
+    fn digest(&mut self) -> &mut Option<Digest> {
+        &mut self.digest
+    }
 }
 
 impl ClusterInfo {
@@ -44,12 +53,11 @@ impl ClusterInfo {
             return Ok(None);
         };
         let object = store.full(&name);
-        check_format(&object, &bytes, FORMAT)?;
         let damaged = |why: String| RepoError::Damaged {
             object: object.clone(),
             why,
         };
-        let read: ClusterObject = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+        let read: ClusterObject = unseal(&object, &bytes, FORMAT)?;
         if read.system_identifier != system {
             return Err(damaged(format!("it tells of cluster {}", read.system_identifier)));
         }
@@ -91,9 +99,10 @@ impl ClusterInfo {
                     pg_version: self.major.number().to_string(),
                     wal_segment_size: self.segment_size.bytes(),
                     wal_page_size: self.wal_page_size,
+                    digest: None,
                 };
                 let name = names::cluster_json(self.system);
-                if store.create(&name, json_object(&object).into()).await? == Created::New {
+                if store.create(&name, seal(object).into()).await? == Created::New {
                     return Ok(());
                 }
                 // Another writer was first; the two must agree.

@@ -1,9 +1,11 @@
 //! The marker that makes a place a repository.
 
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{RepoError, names};
+use crate::codec::Digest;
 use crate::disk::Created;
 use crate::store::Store;
 
@@ -18,6 +20,14 @@ struct Marker {
     format: u32,
     id: String,
     encrypted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<Digest>,
+}
+
+impl Sealed for Marker {
+    fn digest(&mut self) -> &mut Option<Digest> {
+        &mut self.digest
+    }
 }
 
 /// A repository whose marker has been read: from here on, "no such object" is an answer.
@@ -39,7 +49,7 @@ impl Repository {
                 url: store.url().to_string(),
             });
         };
-        let marker = read_marker(&store.full(&name), &bytes)?;
+        let marker: Marker = unseal(&store.full(&name), &bytes, FORMAT)?;
         Ok(Self {
             store: store.clone(),
             id: marker.id,
@@ -57,8 +67,9 @@ impl Repository {
             format: FORMAT,
             id,
             encrypted: false,
+            digest: None,
         };
-        let created = store.create(&names::marker(), json_object(&marker).into()).await?;
+        let created = store.create(&names::marker(), seal(marker).into()).await?;
         Ok((created, Self::open(store).await?))
     }
 
@@ -73,19 +84,44 @@ impl Repository {
     }
 }
 
-/// An object for people to read as well: indented, with a line's end.
-pub(super) fn json_object(value: &impl Serialize) -> Bytes {
-    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
+/// A small object for people to read as well, with a digest of its own fields.
+pub(super) trait Sealed: Serialize + DeserializeOwned {
+    /// Where the digest stands.
+    fn digest(&mut self) -> &mut Option<Digest>;
+}
+
+/// Indented JSON with a line's end. The digest is that of the same fields as compact JSON, without it.
+pub(super) fn seal(mut value: impl Sealed) -> Bytes {
+    let digest = digest_of(&mut value);
+    *value.digest() = Some(digest);
+    let mut text = serde_json::to_vec_pretty(&value).unwrap_or_default();
     text.push(b'\n');
     text.into()
 }
 
-fn read_marker(object: &str, bytes: &[u8]) -> Result<Marker, RepoError> {
-    check_format(object, bytes, FORMAT)?;
-    serde_json::from_slice(bytes).map_err(|error| RepoError::Damaged {
+/// Reads what [`seal`] made.
+///
+/// # Errors
+/// A later format, or bytes that fail their checksum.
+pub(super) fn unseal<T: Sealed>(object: &str, bytes: &[u8], known: u32) -> Result<T, RepoError> {
+    check_format(object, bytes, known)?;
+    let damaged = |why: String| RepoError::Damaged {
         object: object.to_owned(),
-        why: error.to_string(),
-    })
+        why,
+    };
+    let mut value: T = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+    let told = value.digest().take();
+    let found = digest_of(&mut value);
+    if told == Some(found) {
+        Ok(value)
+    } else {
+        Err(damaged("its content fails its checksum".to_owned()))
+    }
+}
+
+fn digest_of(value: &mut impl Sealed) -> Digest {
+    *value.digest() = None;
+    Digest::of(&serde_json::to_vec(value).unwrap_or_default())
 }
 
 /// Reads nothing but the format: fields may have changed with it.
@@ -105,5 +141,33 @@ pub(super) fn check_format(object: &str, bytes: &[u8], known: u32) -> Result<(),
             object: object.to_owned(),
             why: error.to_string(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn marker() -> Marker {
+        Marker {
+            format: FORMAT,
+            id: "0123456789abcdef".to_owned(),
+            encrypted: false,
+            digest: None,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_marker_is_never_another_marker(at: prop::sample::Index, bit in 0..8u8) {
+            let whole = unseal::<Marker>("x", &seal(marker()), FORMAT).unwrap();
+            let mut bytes = seal(marker()).to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            if let Ok(read) = unseal::<Marker>("x", &bytes, FORMAT) {
+                prop_assert_eq!(read, whole);
+            }
+        }
     }
 }

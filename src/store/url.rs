@@ -93,7 +93,10 @@ impl FromStr for RepoUrl {
                     return Err(refused("the bucket is missing"));
                 }
                 if bucket.contains('@') || rest.contains('?') {
-                    return Err(refused("credentials and options don't belong into the address"));
+                    // What stands there may be a key: it is not repeated.
+                    let text = "s3://…".to_owned();
+                    let why = "credentials and options don't belong into the address";
+                    return Err(ParseUrlError { text, why });
                 }
                 Ok(Self::S3 {
                     bucket: bucket.to_owned(),

@@ -12,7 +12,7 @@ mod wal;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use futures_util::StreamExt;
 
 use super::inventory::{self, BackupFacts};
@@ -337,13 +337,18 @@ async fn receive(
             started_at,
             // Not earlier than the server's own stop, and before what is left to store: a target
             // right after the backup is one that it serves.
-            stopped_at: env.now() + ahead,
+            stopped_at: next_microsecond(env.now() + ahead),
             tablespaces: tablespaces.iter().filter_map(tablespace_record).collect(),
             manifest: Some(manifest).filter(|manifest| !manifest.is_empty()),
             damage,
         }),
         _ => Err(BackupError::NoEnd.into()),
     }
+}
+
+/// Times are shown and compared in microseconds: rounded up, the one shown is one that serves.
+fn next_microsecond(at: DateTime<Utc>) -> DateTime<Utc> {
+    at.trunc_subsecs(6) + chrono::TimeDelta::microseconds(1)
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {

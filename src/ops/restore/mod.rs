@@ -134,6 +134,14 @@ pub fn recovery_settings(plan: &Plan, goal: &Goal) -> Result<RecoverySettings, S
     Ok(settings)
 }
 
+/// Says whether each tablespace mapping is for a tablespace that the backup has.
+///
+/// # Errors
+/// One that isn't, or leads to a place that is not absolute.
+pub fn check_mappings(plan: &Plan, goal: &Goal) -> Result<(), RestoreError> {
+    tablespaces(&plan.backup, goal).map(drop)
+}
+
 /// Says whether the goal can be had: directories free, room enough. Changes nothing.
 ///
 /// # Errors
