@@ -12,6 +12,7 @@ mod check;
 mod doc_tables;
 mod docs;
 mod faulty_disk;
+mod guards;
 mod inventory;
 mod ledger_works;
 mod main_path;
