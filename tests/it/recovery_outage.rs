@@ -62,7 +62,11 @@ fn a_recovery_whose_store_goes_away_stops_and_finishes_with_every_row_when_it_is
     );
     let healthy = fs::read(&object).unwrap();
     let mut damaged = healthy.clone();
-    damaged[healthy.len() / 2] ^= 0x10;
+    // Many bytes: one byte in a hundred of a compressed file can change and still give the same content.
+    let middle = healthy.len() / 2;
+    damaged[middle - 32..middle + 32]
+        .iter_mut()
+        .for_each(|byte| *byte ^= 0x10);
     fs::write(&object, &damaged).unwrap();
     assert_eq!(server.recover(), Recovered::Stopped, "{}", server.log());
     assert!(server.log().contains("exit code 204"), "{}", server.log());
