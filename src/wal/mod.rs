@@ -7,16 +7,19 @@
 //! | `decoder` | whole records, checksum verified, from bytes that come in pieces |
 //! | `record` | what every record has: block references, page images, main data |
 //! | `xact`, `xlog`, `storage` | what the records mean that recovery and its planning depend on |
+//! | `catalog_row` | rows of PostgreSQL's own catalogues: what relations are called |
 //! | `events` | a walk from one such record to the next |
 //! | `target` | where PostgreSQL ends a recovery that meets them |
 //!
 //! Nothing here trusts a length or a count before it has been held against the bytes that are there.
 
+mod catalog_row;
 mod cursor;
 mod decoder;
 mod events;
 #[cfg(test)]
 mod forge;
+mod full_page;
 mod page;
 mod record;
 mod rmgr;
@@ -26,6 +29,7 @@ mod xact;
 mod xid;
 mod xlog;
 
+pub use catalog_row::CatalogRow;
 pub use decoder::{EndReason, NotContiguous, RawRecord, Step, WalDecoder};
 pub use events::{Ended, Event, EventKind, Extent, RecoveryEvents, Walked};
 pub use page::{LayoutError, PageFault, WalLayout};
@@ -33,6 +37,6 @@ pub use record::{Block, Blocks, Compression, Image, Oid, Record, RecordError, Re
 pub use rmgr::ResourceManager;
 pub use storage::StorageChange;
 pub use target::{CommitPoint, Outcome, Stop, StopFinder, Target, stop};
-pub use xact::{Prepared, RelFiles, Transaction, TransactionEnd, Xids};
+pub use xact::{Prepared, RelFiles, RelationsChanged, Transaction, TransactionEnd, Xids};
 pub use xid::Xid;
 pub use xlog::{Checkpoint, ParameterChange, XlogChange};

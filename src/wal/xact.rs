@@ -38,6 +38,8 @@ pub struct TransactionEnd<'a> {
     pub subtransactions: Xids<'a>,
     /// The files that go with it: of relations dropped, truncated or rewritten; for an abort, of those created.
     pub dropped: RelFiles<'a>,
+    /// The relations whose definition it changed, for a commit: created, dropped, truncated, altered, rewritten.
+    pub relations_changed: RelationsChanged<'a>,
     /// The name it was prepared under, where the record tells.
     pub name: Option<&'a [u8]>,
 }
@@ -99,6 +101,25 @@ impl<'a> RelFiles<'a> {
     }
 }
 
+/// Relations whose definition changed, as they stand among the messages that make caches of it invalid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RelationsChanged<'a>(&'a [u8]);
+
+impl<'a> RelationsChanged<'a> {
+    /// One after the other: its database (zero for one that all share), and the relation.
+    pub fn iter(&self) -> impl Iterator<Item = (Oid, Oid)> + use<'a> {
+        /// `SHAREDINVALRELCACHE_ID`
+        const RELATION: u8 = -2_i8 as u8;
+        self.0.chunks_exact(INVALIDATION_BYTES).filter_map(|message| {
+            let mut fields = Cursor::new(message);
+            let [kind, _, _, _] = fields.array()?;
+            let (database, relation) = (fields.u32()?, fields.u32()?);
+            // No relation: all of them, which is said of publications.
+            (kind == RELATION && relation != 0).then_some((database, relation))
+        })
+    }
+}
+
 /// `XLOG_XACT_…`, and the flag that says that `xinfo` follows.
 const OPERATION_MASK: u8 = 0x70;
 const COMMIT: u8 = 0x00;
@@ -118,7 +139,7 @@ const HAS_NAME: u32 = 1 << 7;
 /// Since 15.
 const HAS_STATISTICS: u32 = 1 << 8;
 
-/// The sizes of items that are only passed over, in bytes.
+/// `SharedInvalidationMessage`
 const INVALIDATION_BYTES: usize = 16;
 
 /// `xl_xact_stats_item`: 18 made the object's id twice as wide.
@@ -161,6 +182,7 @@ fn end<'a>(record: &Record<'a>, mut fields: Cursor<'a>) -> Option<TransactionEnd
         database: None,
         subtransactions: Xids::default(),
         dropped: RelFiles::default(),
+        relations_changed: RelationsChanged::default(),
         name: None,
     };
     if has(HAS_DATABASE) {
@@ -177,7 +199,7 @@ fn end<'a>(record: &Record<'a>, mut fields: Cursor<'a>) -> Option<TransactionEnd
         fields.counted(statistics_bytes(raw.version()))?;
     }
     if has(HAS_INVALIDATIONS) && end.committed {
-        fields.counted(INVALIDATION_BYTES)?;
+        end.relations_changed = RelationsChanged(fields.counted(INVALIDATION_BYTES)?);
     }
     if end.prepared {
         // The record itself is of the session that ended the transaction.
@@ -232,6 +254,17 @@ mod tests {
     /// 2026-11-21 10:20:00.123456 UTC
     const TIME: i64 = 848_571_600_123_456;
 
+    /// How many, and then each: of a catalogue's cache (7), of relations (-2), of all relations, of a file (-3).
+    #[rustfmt::skip]
+    const MESSAGES: [u32; 21] = [
+        5,
+        7, 16384, 0xABCD, 0,
+        0x55FE, 16384, 24576, 0,
+        0xFE, 16384, 0, 0,
+        0xFE, 0, 1262, 0,
+        0xFD, 1663, 16384, 24576,
+    ];
+
     fn end_of(major: u16, info: u8, main: &[u8], check: impl FnOnce(TransactionEnd<'_>)) {
         meaning(major, (1, info), 100, main, |record| match Transaction::parse(record) {
             Ok(Transaction::End(end)) => check(end),
@@ -268,7 +301,7 @@ mod tests {
                     &words(&[3, 801, 802, 803]),
                     &words(&[1, 1663, 16384, 24576]),
                     &statistics,
-                    &if invalidations { words(&[1, 0, 0, 0, 0]) } else { vec![] },
+                    &if invalidations { words(&MESSAGES) } else { vec![] },
                     &words(&[777]),
                     b"a name\0",
                     &[0; 16],
@@ -285,6 +318,13 @@ mod tests {
                         number: 24576,
                     };
                     assert_eq!((end.dropped.len(), end.dropped.iter().next()), (1, Some(file)));
+                    let changed: Vec<_> = end.relations_changed.iter().collect();
+                    let expected: &[_] = if invalidations {
+                        &[(16384, 24576), (0, 1262)]
+                    } else {
+                        &[]
+                    };
+                    assert_eq!(changed, expected, "{major}");
                     assert_eq!(end.name, Some(b"a name".as_slice()));
                 });
             }
