@@ -8,6 +8,7 @@
 )]
 
 mod bad_input;
+mod catalog_rows;
 mod check;
 mod doc_tables;
 mod docs;

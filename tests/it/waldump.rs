@@ -76,7 +76,7 @@ fn segments(cluster: &Cluster) -> Vec<(PathBuf, SegmentName)> {
 }
 
 /// A cluster's WAL, one segment after the other.
-struct Segments {
+pub struct Segments {
     layout: WalLayout,
     start: Lsn,
     /// The first and the last.
@@ -92,7 +92,7 @@ struct Told {
 }
 
 impl Segments {
-    fn read(cluster: &Cluster) -> Self {
+    pub fn read(cluster: &Cluster) -> Self {
         let files = segments(cluster);
         let segments: Vec<Vec<u8>> = files.iter().map(|(path, _)| fs::read(path).unwrap()).collect();
         let name = WalFileName::Segment(files[0].1);
@@ -103,6 +103,18 @@ impl Segments {
             start: first.header.page.address,
             names: [files[0].1, files[files.len() - 1].1],
             segments,
+        }
+    }
+
+    /// All records that begin in the first of the segments, or later.
+    pub fn each_record(&self, mut each: impl FnMut(&Record<'_>)) {
+        let mut decoder = WalDecoder::new(self.start, self.layout);
+        decoder.allow_timelines_up_to(self.names[0].timeline());
+        for segment in &self.segments {
+            decoder.push(decoder.wanted(), segment).unwrap();
+            while let Step::Record(raw) = decoder.step() {
+                each(&Record::parse(&raw).unwrap());
+            }
         }
     }
 
