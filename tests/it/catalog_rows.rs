@@ -51,9 +51,11 @@ fn relations_schemas_and_databases_made_since_are_told_as_the_server_tells_them(
                 );
             }
         }
+        // The first on a page comes with an image to put in place; a page can be full after the first.
         cluster.sql_in(
             "shop",
-            "set wal_consistency_checking = 'heap'; create table first (x int); create table compared (x int)",
+            "set wal_consistency_checking = 'heap'; create table first (x int); create table second (x int);
+             create table third (x int)",
         );
         let schemas = "select format('%s|%s|%s', d.oid, n.oid, nspname) from pg_namespace n \
                        join pg_database d on datname = current_database() where n.oid >= 16384";
