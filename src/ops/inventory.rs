@@ -1,7 +1,7 @@
-//! What a base backup carries besides files: an inventory of the cluster, and its configuration from
-//! outside the data directory.
+//! What a base backup carries besides files: an inventory of the cluster, the names of all relations,
+//! and configuration from outside the data directory.
 //!
-//! Both are asked for in SQL, and both are best effort: a backup without them restores just as well,
+//! All are asked for in SQL, and all are best effort: a backup without them restores just as well,
 //! so what can't be read becomes a warning and never fails a backup. Nothing is locked, nothing is
 //! written, and time and size are bounded, whatever the cluster holds.
 //!
@@ -16,6 +16,7 @@ mod cluster;
 mod database;
 mod includes;
 mod manifest;
+mod relations;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ use crate::pg::{Lsn, SegmentSize, SystemId, Timeline};
 use crate::replication::{ConnectError, ServerVersion, SqlSession};
 use crate::repo::backup::{BackupId, TablespaceRecord};
 
+pub use relations::{CapturedName, CapturedNamesError};
 pub use settings::{CapturedFile, CapturedSettings, CapturedSettingsError, FileContent, SettingKind, UnreadableFile};
 
 /// The whole inventory takes no longer: the files are stored by now, and somebody waits.
@@ -90,6 +92,8 @@ pub struct Gathered {
     /// Configuration files from outside the data directory; `None` where there are none, or none are
     /// known of.
     pub settings: Option<CapturedSettings>,
+    /// The content of `relations.jsonl.zst`.
+    pub relations: Option<Bytes>,
     /// What could not be read, in plain words.
     pub warnings: Vec<String>,
 }
@@ -99,20 +103,25 @@ pub async fn gather(info: &ConnInfo, env: &Env, facts: &BackupFacts) -> Gathered
     let until = Instant::now() + TIME;
     let mut warnings = Warnings::default();
     let mut manifest = Manifest::of_facts(facts, info, env.now());
+    let mut relations = None;
     let settings = match connect(info, env, facts.system, until).await {
         Ok(session) => {
             let mut budget = Budget::new(SETTINGS_LIMIT, until);
             let settings = capture::capture(&session, info.user(), &mut budget, &mut warnings).await;
             let mut budget = Budget::new(MANIFEST_LIMIT, until);
             cluster::describe(&session, &mut manifest, &mut budget, &mut warnings).await;
+            relations = relations::Capture::new(until);
+            if let Some(relations) = &mut relations {
+                relations.databases(&session, &mut warnings).await;
+            }
             drop(session);
-            describe_databases(info, env, &mut manifest, &mut budget, &mut warnings).await;
+            describe_databases(info, env, &mut manifest, &mut relations, &mut budget, &mut warnings).await;
             settings
         }
         Err(why) => {
             warnings.add(format!(
-                "manifest.json tells nothing of databases and roles, and configuration files outside the data \
-                 directory are not captured: {why}"
+                "manifest.json tells nothing of databases and roles, configuration files outside the data directory \
+                 are not captured, and neither are names of relations, for `pgp-pitr find`: {why}"
             ));
             None
         }
@@ -120,6 +129,7 @@ pub async fn gather(info: &ConnInfo, env: &Env, facts: &BackupFacts) -> Gathered
     Gathered {
         manifest_json: manifest.to_json(),
         settings,
+        relations: relations.and_then(relations::Capture::finish),
         warnings: warnings.into_texts(),
     }
 }
@@ -129,6 +139,7 @@ async fn describe_databases(
     info: &ConnInfo,
     env: &Env,
     manifest: &mut Manifest,
+    relations: &mut Option<relations::Capture>,
     budget: &mut Budget,
     warnings: &mut Warnings,
 ) {
@@ -139,27 +150,36 @@ async fn describe_databases(
         .collect();
     if open.len() > DATABASES {
         warnings.add(format!(
-            "manifest.json lists the tables of {DATABASES} databases; {} more are there by name only",
+            "the tables of {DATABASES} databases are captured; {} more are there by name only",
             open.len() - DATABASES
         ));
         open.truncate(DATABASES);
     }
+    let mut describing = true;
     for database in open {
-        if budget.is_spent() {
+        if describing && budget.is_spent() {
             warnings.add(format!(
                 "manifest.json lists nothing of database \"{}\" and those after it: {}",
                 database.name,
                 budget.trouble()
             ));
+            describing = false;
+        }
+        if !describing && relations.as_ref().is_none_or(relations::Capture::is_cut) {
             break;
         }
         let info = info.with_dbname(&database.name);
         match connect_in_time(&info, env, budget.until()).await {
-            Ok(session) => database::describe(&session, database, budget, warnings).await,
-            Err(why) => warnings.add(format!(
-                "manifest.json lists nothing of database \"{}\": {why}",
-                database.name
-            )),
+            Ok(session) => {
+                // First, since what is cut off of `manifest.json` is only missed by people.
+                if let Some(relations) = relations {
+                    relations.inside(&session, &database.name, warnings).await;
+                }
+                if describing {
+                    database::describe(&session, database, budget, warnings).await;
+                }
+            }
+            Err(why) => warnings.add(format!("nothing of database \"{}\" is captured: {why}", database.name)),
         }
     }
 }

@@ -24,6 +24,8 @@ pub const MANIFEST: &str = "backup_manifest.zst";
 pub const INVENTORY: &str = "manifest.json";
 /// Configuration files from outside the data directory.
 pub const SETTINGS: &str = "settings.json";
+/// Names and files of all relations.
+pub const RELATIONS: &str = "relations.jsonl.zst";
 
 /// A base backup's name: when it began, and a few digits of chance.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

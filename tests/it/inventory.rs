@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use chrono::DateTime;
 use pgp_pitr::env::Env;
-use pgp_pitr::ops::inventory::{BackupFacts, CapturedFile, FileContent, Gathered, SettingKind, gather};
+use pgp_pitr::ops::inventory::{BackupFacts, CapturedFile, CapturedName, FileContent, Gathered, SettingKind, gather};
 use pgp_pitr::pg::conninfo::{ConnInfo, Overrides, Surroundings};
 use pgp_pitr::pg::{Lsn, SegmentSize, SystemId, Timeline};
 use pgp_pitr::replication::ReplicationSession;
@@ -317,6 +317,78 @@ fn a_role_without_rights_gets_what_all_may_see_and_is_told_what_it_lacks() {
     );
     let (whole, _) = gather_from(&cluster, "user=plain");
     assert_eq!(whole.settings.expect("all may be read").files.len(), 7);
+}
+
+/// Relations as the captured names have them: in which database, and then as [`PG_CLASS`] prints them.
+fn captured_relations(gathered: &Gathered) -> BTreeMap<u32, Vec<String>> {
+    let mut databases: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    let mut current = 0;
+    CapturedName::read(gathered.relations.as_ref().unwrap(), &mut |name| match name {
+        CapturedName::Inside { database, lsn } => {
+            assert!(lsn > Lsn::new(0x100_0000));
+            current = database;
+        }
+        CapturedName::Relation {
+            oid,
+            schema,
+            name,
+            kind,
+            file,
+            tablespace,
+            owner,
+        } => databases
+            .entry(current)
+            .or_default()
+            .push(format!("{oid}|{schema}|{name}|{kind}|{file}|{tablespace}|{owner}")),
+        CapturedName::Database { .. } | CapturedName::Schema { .. } => {}
+        CapturedName::Format(_) => panic!("only the first line tells the format"),
+    })
+    .unwrap();
+    databases.values_mut().for_each(|relations| relations.sort());
+    databases
+}
+
+const PG_CLASS: &str = "
+    select c.oid, relnamespace, relname, relkind, coalesce(pg_relation_filenode(c.oid), 0), reltablespace,
+           coalesce(indrelid, (select oid from pg_class t where t.reltoastrelid = c.oid), 0)
+    from pg_class c left join pg_index on indexrelid = c.oid";
+
+#[test]
+fn names_and_files_of_all_relations_are_captured_from_each_database() {
+    for major in Major::all() {
+        let cluster = Cluster::builder(major).build();
+        fill(&cluster);
+        // Files that are not named by the id of their relation, and a table that only its session knows.
+        cluster.sql_in(
+            ODD,
+            "vacuum full p1; truncate s.\"Orders\"; vacuum full pg_class; reindex table pg_class",
+        );
+        let mut session = cluster
+            .client("psql")
+            .args(["-XAtq"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let text = "create temp table mine (x int); select pg_sleep(60);\n";
+        session.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+        wait_for("the temporary table is there", || {
+            let found = cluster.try_sql("select count(*) from pg_class where relname = 'mine'");
+            (found.ok()? == "1").then_some(())
+        });
+        let (gathered, _) = gather_from(&cluster, "");
+        let captured = captured_relations(&gathered);
+        let names = cluster.sql("select datname from pg_database where datallowconn");
+        assert_eq!(captured.len(), names.lines().count(), "{major:?}");
+        for name in names.lines() {
+            let oid = cluster.sql_in(name, "select oid from pg_database where datname = current_database()");
+            let rows = cluster.sql_in(name, &format!("{PG_CLASS} where relpersistence <> 't'"));
+            let mut rows: Vec<_> = rows.lines().map(str::to_owned).collect();
+            rows.sort();
+            assert_eq!(captured[&oid.parse().unwrap()], rows, "{major:?} {name}");
+        }
+        session.kill().unwrap();
+        session.wait().unwrap();
+    }
 }
 
 #[test]

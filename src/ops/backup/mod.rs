@@ -208,6 +208,9 @@ async fn take(
     if let Some(Ok(settings)) = gathered.settings.map(|settings| settings.to_json()) {
         writer.put_part(record::SETTINGS, settings.into()).await?;
     }
+    if let Some(relations) = gathered.relations {
+        writer.put_part(record::RELATIONS, relations).await?;
+    }
     wal::wait(
         repository,
         session,

@@ -125,6 +125,20 @@ async fn read_rows<T: DeserializeOwned>(
     budget: &mut Budget,
     rows: &mut Vec<T>,
 ) -> Result<(), Trouble> {
+    each_row(session, sql, budget, &mut |row| {
+        rows.push(row);
+        Ok(())
+    })
+    .await
+}
+
+/// Hands out the rows of a query one by one, as they come.
+pub(super) async fn each_row<T: DeserializeOwned>(
+    session: &SqlSession,
+    sql: &str,
+    budget: &mut Budget,
+    each: &mut impl FnMut(T) -> Result<(), Trouble>,
+) -> Result<(), Trouble> {
     let nothing: [&(dyn ToSql + Sync); 0] = [];
     let until = budget.until;
     let stream = timeout_at(until, session.query_raw(sql, nothing)).await;
@@ -132,7 +146,7 @@ async fn read_rows<T: DeserializeOwned>(
     while let Some(row) = timeout_at(until, stream.next()).await.map_err(|_| Trouble::Late)? {
         let Text(text) = row?.try_get(0)?;
         budget.take(text.len())?;
-        rows.push(serde_json::from_str(&text)?);
+        each(serde_json::from_str(&text)?)?;
     }
     Ok(())
 }
