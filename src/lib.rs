@@ -6,7 +6,7 @@
 //!
 //! | layer | modules |
 //! | --- | --- |
-//! | 0 | [`error`] classes and exit codes · [`env`](mod@env) time, chance, environment · `disk` durable files · [`pg`] PostgreSQL's nouns |
+//! | 0 | [`error`] classes and exit codes · [`env`](mod@env) time, chance, environment · `disk` durable files · [`pg`] PostgreSQL's nouns · `varint` short numbers |
 //! | 1 | `codec` bytes to bytes: frames, compression · `wal` the meaning of WAL bytes |
 //! | 2 | `replication` what the server tells · `store` where objects lie |
 //! | 3 | `repo` the repository: names, WAL objects, packs, backups |
@@ -28,4 +28,5 @@ pub mod plan;
 pub mod replication;
 pub mod repo;
 pub mod store;
+pub mod varint;
 pub mod wal;

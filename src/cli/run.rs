@@ -36,9 +36,19 @@ pub fn archive_command(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             let settings = Settings::gather(flags, args.common.config.as_deref(), &env)?;
             let store = open_store("pgp-archive", &settings, &env)?;
             let level = settings.compression_level(ops::archive::LEVEL)?;
-            block_on(ops::archive::archive(&store, &args.path, Path::new("."), level))
+            let stored = block_on(ops::archive::archive(&store, &args.path, Path::new("."), level))?;
+            if let Some(doubt) = stored.doubt {
+                report::warning(
+                    "pgp-archive",
+                    &format!(
+                        "{doubt}; it is archived as it is, and no recovery may get past that place: look at it with \
+                         pg_waldump, check the server's disk and memory, and take a new base backup"
+                    ),
+                );
+            }
+            Ok(())
         })();
-        finish("pgp-archive", Caller::ArchiveCommand, &args.common, answer.map(|_| ()))
+        finish("pgp-archive", Caller::ArchiveCommand, &args.common, answer)
     })
 }
 

@@ -15,8 +15,9 @@ use crate::error::{Class, Explain, Failure};
 use crate::pg::{
     FirstPage, LongHeader, MajorVersion, PageError, ParseWalNameError, SegmentSize, WalFileName, check_first_page,
 };
-use crate::repo::{self, ClusterInfo, Pushed, Repository, WalContent, WalSource};
+use crate::repo::{self, ClusterInfo, Repository, Stored, WalContent, WalSource};
 use crate::store::Store;
+use crate::wal::WalLayout;
 
 /// zstd's level for WAL unless told otherwise: the archiver must keep up with the server.
 pub const LEVEL: i32 = 1;
@@ -111,7 +112,7 @@ impl Explain for ArchiveError {
 ///
 /// # Errors
 /// A file that is not what its name says, other content under the same name, or the store.
-pub async fn archive(store: &Store, path: &Path, data_directory: &Path, level: i32) -> Result<Pushed, Failure> {
+pub async fn archive(store: &Store, path: &Path, data_directory: &Path, level: i32) -> Result<Stored, Failure> {
     let (source, info) = inspect(path, data_directory)?;
     let (repository, known_cluster, known_file) = tokio::join!(
         Repository::open(store),
@@ -166,6 +167,9 @@ fn inspect(path: &Path, data_directory: &Path) -> Result<(WalSource, ClusterInfo
         content: WalContent::File(path.to_path_buf()),
         len: metadata.len(),
         modified_at: metadata.modified().map(DateTime::<Utc>::from).unwrap_or_default(),
+        layout: WalLayout::new(info.major, info.segment_size, info.wal_page_size)
+            .ok()
+            .filter(|_| file.is_wal()),
     };
     Ok((source, info))
 }

@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::pack::{FrameRef, Stored};
+use crate::varint::{number, read_number, read_signed, read_text, signed, take, text};
 
 /// A table is cut into parts of about this size before compression.
 pub const PART_SIZE: usize = 4 << 20;
@@ -91,7 +92,7 @@ impl Row for FileEntry {
         number(out, self.tablespace.into());
         text(out, &self.path);
         number(out, self.mode.into());
-        number(out, zigzag(self.modified));
+        signed(out, self.modified);
         number(out, self.size);
         text(out, &self.target);
     }
@@ -106,11 +107,11 @@ impl Row for FileEntry {
         Some(Self {
             kind,
             tablespace: read_number(bytes)?.try_into().ok()?,
-            path: read_text(bytes)?,
+            path: read_text(bytes)?.to_vec(),
             mode: read_number(bytes)?.try_into().ok()?,
-            modified: unzigzag(read_number(bytes)?),
+            modified: read_signed(bytes)?,
             size: read_number(bytes)?,
-            target: read_text(bytes)?,
+            target: read_text(bytes)?.to_vec(),
         })
     }
 }
@@ -166,55 +167,6 @@ pub fn read_rows<R: Row>(mut bytes: &[u8]) -> Option<Vec<R>> {
         rows.push(R::read(&mut bytes)?);
     }
     Some(rows)
-}
-
-/// Appends a number, seven bits a byte, the low ones first (LEB128).
-pub(super) fn number(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-pub(super) fn read_number(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let byte = take(bytes, 1)?[0];
-        let low = u64::from(byte & 0x7F);
-        if shift == 63 && low > 1 {
-            return None;
-        }
-        value |= low << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-pub(super) fn text(out: &mut Vec<u8>, text: &[u8]) {
-    number(out, text.len() as u64);
-    out.extend_from_slice(text);
-}
-
-pub(super) fn read_text(bytes: &mut &[u8]) -> Option<Vec<u8>> {
-    let len = usize::try_from(read_number(bytes)?).ok()?;
-    take(bytes, len).map(<[u8]>::to_vec)
-}
-
-fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
-    let (head, rest) = bytes.split_at_checked(len)?;
-    *bytes = rest;
-    Some(head)
-}
-
-const fn zigzag(value: i64) -> u64 {
-    ((value << 1) ^ (value >> 63)) as u64
-}
-
-const fn unzigzag(value: u64) -> i64 {
-    (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 pub mod backup;
 mod cluster;
+mod doubt;
 mod error;
 mod identity;
 pub mod map;
@@ -14,11 +15,14 @@ pub mod names;
 pub mod pack;
 pub mod reader;
 mod wal;
+mod wal_index;
 mod writer;
 
 pub use cluster::ClusterInfo;
+pub use doubt::{Doubt, doubts};
 pub use error::RepoError;
 pub use identity::{IDENTITY_FRAME, Identity};
 pub use marker::Repository;
-pub use wal::{Fetched, Pushed, WalContent, WalSource, fetch, identity, push};
+pub use wal::{Fetched, Pushed, Stored, WalContent, WalSource, fetch, identity, push};
+pub use wal_index::{StoredIndex, read_index, reindex};
 pub use writer::{BackupWriter, PackRow};

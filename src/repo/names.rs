@@ -9,7 +9,7 @@
 //! clusters/SYSID/packs/ID/NNNNNNNN.pack
 //! ```
 
-use crate::pg::{SystemId, Timeline, WalFileName};
+use crate::pg::{SegmentName, SystemId, Timeline, WalFileName};
 use crate::store::Name;
 
 use super::backup::BackupId;
@@ -72,6 +72,30 @@ pub fn wal_file(system: SystemId, file: WalFileName) -> Name {
 /// The WAL file whose object has this name; `None` for anything else.
 pub fn read_wal_file(name: &Name) -> Option<WalFileName> {
     name.filename()?.strip_suffix(".zst")?.parse().ok()
+}
+
+/// The object of a WAL file's index, where the file's own object came without one.
+pub fn wal_index(system: SystemId, segment: SegmentName, file: WalFileName) -> Name {
+    cluster(system)
+        .join("index")
+        .join(segment.timeline().hex())
+        .join(format!("{:08X}", segment.log()))
+        .join(format!("{file}.idx"))
+}
+
+/// The folder of notes about WAL that could not be read.
+pub fn doubts(system: SystemId) -> Name {
+    cluster(system).join("doubtful")
+}
+
+/// A note about one WAL file that could not be read.
+pub fn doubt(system: SystemId, file: WalFileName) -> Name {
+    doubts(system).join(format!("{file}.json"))
+}
+
+/// The WAL file whose note has this name; `None` for anything else.
+pub fn read_doubt(name: &Name) -> Option<WalFileName> {
+    name.filename()?.strip_suffix(".json")?.parse().ok()
 }
 
 /// The folder of a cluster's base backups.

@@ -12,11 +12,13 @@ use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use object_store::PutPayload;
 
-use super::{ClusterInfo, IDENTITY_FRAME, Identity, RepoError, Repository, names};
+use super::wal_index::Indexing;
+use super::{ClusterInfo, Doubt, IDENTITY_FRAME, Identity, RepoError, Repository, names};
 use crate::codec::{CompressError, Compressor, Decompressor, Digest, Hasher};
 use crate::disk::{self, Created};
-use crate::pg::{SystemId, WalFileName};
+use crate::pg::{SegmentSize, SystemId, WalFileName};
 use crate::store::{Name, Store};
+use crate::wal::WalLayout;
 
 /// One buffer of this size carries a file of any size: a larger one costs page faults, a smaller
 /// one system calls.
@@ -42,6 +44,8 @@ pub struct WalSource {
     pub len: u64,
     /// When it was last written.
     pub modified_at: DateTime<Utc>,
+    /// How its records are read; `None` for texts, and where this version can't.
+    pub layout: Option<WalLayout>,
 }
 
 /// Where a WAL file's bytes are.
@@ -64,6 +68,7 @@ impl WalSource {
             len: text.len() as u64,
             content: WalContent::Bytes(text),
             modified_at,
+            layout: None,
         }
     }
 }
@@ -75,6 +80,15 @@ pub enum Pushed {
     New,
     /// It was stored before, with the same content.
     Already,
+}
+
+/// A push that succeeded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// What became of it.
+    pub pushed: Pushed,
+    /// What could not be read of it. It is stored all the same.
+    pub doubt: Option<Doubt>,
 }
 
 /// What became of a fetch.
@@ -89,6 +103,9 @@ pub enum Fetched {
 /// Makes a WAL file durable in the repository. `known` is the identity under which the file is
 /// stored already, if it is.
 ///
+/// A note about WAL that can't be read is made before the object: a crash between the two leaves a note about a file
+/// that the server will hand over again.
+///
 /// # Errors
 /// Other content under the same name; the file can't be read; the store.
 pub async fn push(
@@ -96,25 +113,40 @@ pub async fn push(
     source: &WalSource,
     level: i32,
     known: Option<Identity>,
-) -> Result<Pushed, RepoError> {
+) -> Result<Stored, RepoError> {
     let store = repository.store();
     let name = names::wal_file(source.system, source.file);
+    let settled = |pushed| Stored { pushed, doubt: None };
     if let Some(known) = known {
-        return settle(store, &name, source, &known, hash_file(source)?);
+        return settle(store, &name, source, &known, hash_file(source)?).map(settled);
     }
-    let (created, content) = match store.file(&name) {
-        Some(path) => create_file(store, &path, source, level)?,
-        None => create_object(store, &name, source, level).await?,
+    let packed = match store.file(&name) {
+        Some(path) => pack_into_file(store, path, source, level)?,
+        None => pack_into_memory(store, &name, source, level)?,
+    };
+    if let Some(doubt) = &packed.doubt {
+        doubt.keep(repository, source.system).await?;
+    }
+    let (content, doubt) = (packed.identity.content, packed.doubt.clone());
+    let created = match packed.place {
+        Place::File(staged, path) => {
+            let created = staged.create(store.folder().unwrap_or(&path));
+            created.map_err(|error| Pack::Write(error).explain(source, store, &path))?
+        }
+        Place::Memory(payload) => store.create(&name, payload).await?,
     };
     match created {
-        Created::New => Ok(Pushed::New),
+        Created::New => Ok(Stored {
+            pushed: Pushed::New,
+            doubt,
+        }),
         Created::Exists => {
             let known = identity(store, source.system, source.file).await?;
             // It was there a moment ago; a store that now says otherwise is one to ask again.
             let known = known.ok_or_else(|| RepoError::Taken {
                 object: store.full(&name),
             })?;
-            settle(store, &name, source, &known, content)
+            settle(store, &name, source, &known, content).map(settled)
         }
     }
 }
@@ -308,30 +340,41 @@ fn settle(
     })
 }
 
-/// Streams the file into a folder. The identity is only known at the end, so its place is left free
-/// and filled before the file gets its name.
-fn create_file(store: &Store, path: &Path, source: &WalSource, level: i32) -> Result<(Created, Digest), RepoError> {
-    let root = store.folder().unwrap_or(path);
-    let made = || -> Result<(Created, Digest), Pack> {
-        let mut staged = disk::Staged::beside(path, 0o666, store.env())?;
-        staged.file().seek(SeekFrom::Start(IDENTITY_FRAME as u64))?;
-        let identity = pack(source, level, |bytes| Ok(staged.file().write_all(bytes)?))?;
-        staged.file().seek(SeekFrom::Start(0))?;
-        staged.file().write_all(&identity.frame())?;
-        Ok((staged.create(root)?, identity.content))
-    };
-    made().map_err(|error| error.explain(source, store, path))
+/// A file that is ready to be stored.
+struct Packed {
+    identity: Identity,
+    doubt: Option<Doubt>,
+    place: Place,
 }
 
-async fn create_object(
-    store: &Store,
-    name: &Name,
-    source: &WalSource,
-    level: i32,
-) -> Result<(Created, Digest), RepoError> {
+enum Place {
+    /// Here, under a name that is not its own yet, and that is its own.
+    File(disk::Staged, PathBuf),
+    Memory(PutPayload),
+}
+
+/// Streams the file into a folder. The identity is only known at the end, so its place is left free
+/// and filled before the file gets its name.
+fn pack_into_file(store: &Store, path: PathBuf, source: &WalSource, level: i32) -> Result<Packed, RepoError> {
+    let made = || -> Result<Packed, Pack> {
+        let mut staged = disk::Staged::beside(&path, 0o666, store.env())?;
+        staged.file().seek(SeekFrom::Start(IDENTITY_FRAME as u64))?;
+        let (identity, doubt) = pack(source, level, |bytes| Ok(staged.file().write_all(bytes)?))?;
+        staged.file().seek(SeekFrom::Start(0))?;
+        staged.file().write_all(&identity.frame())?;
+        Ok(Packed {
+            identity,
+            doubt,
+            place: Place::File(staged, path.clone()),
+        })
+    };
+    made().map_err(|error| error.explain(source, store, &path))
+}
+
+fn pack_into_memory(store: &Store, name: &Name, source: &WalSource, level: i32) -> Result<Packed, RepoError> {
     let mut pieces: Vec<Bytes> = vec![Bytes::new()];
     let mut piece = BytesMut::with_capacity(PIECE);
-    let identity = pack(source, level, |bytes| {
+    let (identity, doubt) = pack(source, level, |bytes| {
         if piece.len() + bytes.len() > PIECE {
             pieces.push(piece.split().freeze());
             piece.reserve(PIECE.max(bytes.len()));
@@ -342,12 +385,19 @@ async fn create_object(
     .map_err(|error| error.explain(source, store, Path::new(name.as_ref())))?;
     pieces.push(piece.freeze());
     pieces[0] = identity.frame().into();
-    let created = store.create(name, PutPayload::from_iter(pieces)).await?;
-    Ok((created, identity.content))
+    Ok(Packed {
+        identity,
+        doubt,
+        place: Place::Memory(PutPayload::from_iter(pieces)),
+    })
 }
 
-/// Compresses a file into `sink` and answers who it is.
-fn pack(source: &WalSource, level: i32, mut sink: impl FnMut(&[u8]) -> Result<(), Pack>) -> Result<Identity, Pack> {
+/// Compresses and indexes a file into `sink`, and answers who it is and what is doubtful about it.
+fn pack(
+    source: &WalSource,
+    level: i32,
+    mut sink: impl FnMut(&[u8]) -> Result<(), Pack>,
+) -> Result<(Identity, Option<Doubt>), Pack> {
     let mut stored = Hasher::default();
     let mut stored_len = 0;
     let mut keep = |bytes: &[u8]| {
@@ -355,10 +405,17 @@ fn pack(source: &WalSource, level: i32, mut sink: impl FnMut(&[u8]) -> Result<()
         stored_len += bytes.len() as u64;
         sink(bytes)
     };
+    let size = SegmentSize::new(source.segment_size.into()).ok();
+    let mut indexing = Indexing::of(source.file, size, source.layout);
     let mut compressor = Compressor::new(level, source.len, true)?;
-    let content = read_through(source, |bytes| compressor.push(bytes, &mut keep))?;
+    let content = read_through(source, |bytes| {
+        indexing.push(bytes);
+        compressor.push(bytes, &mut keep)
+    })?;
     compressor.finish(&mut keep)?;
-    Ok(Identity {
+    let (frame, doubt) = indexing.finish();
+    keep(&frame)?;
+    let identity = Identity {
         file: source.file,
         system: source.system,
         segment_size: source.segment_size,
@@ -368,7 +425,8 @@ fn pack(source: &WalSource, level: i32, mut sink: impl FnMut(&[u8]) -> Result<()
         stored_len,
         stored: stored.digest(),
         modified_at: source.modified_at,
-    })
+    };
+    Ok((identity, doubt))
 }
 
 fn hash_file(source: &WalSource) -> Result<Digest, RepoError> {

@@ -21,6 +21,7 @@ use crate::codec::{CompressError, Digest};
 use crate::disk::Created;
 use crate::pg::SystemId;
 use crate::store::{Name, Store};
+use crate::varint;
 
 /// Packs on their way to the store at one time. Two keep both the line and the compressors busy.
 const UPLOADS: usize = 2;
@@ -356,18 +357,18 @@ pub struct PackRow {
 
 impl Row for PackRow {
     fn write(&self, out: &mut Vec<u8>) {
-        super::map::text(out, self.backup.as_str().as_bytes());
-        super::map::number(out, self.number.into());
-        super::map::number(out, self.size);
+        varint::text(out, self.backup.as_str().as_bytes());
+        varint::number(out, self.number.into());
+        varint::number(out, self.size);
     }
 
     fn read(bytes: &mut &[u8]) -> Option<Self> {
-        let backup = String::from_utf8(super::map::read_text(bytes)?).ok()?.parse().ok()?;
-        let number = super::map::read_number(bytes)?.try_into().ok()?;
+        let backup = std::str::from_utf8(varint::read_text(bytes)?).ok()?.parse().ok()?;
+        let number = varint::read_number(bytes)?.try_into().ok()?;
         Some(Self {
             backup,
             number,
-            size: super::map::read_number(bytes)?,
+            size: varint::read_number(bytes)?,
         })
     }
 }

@@ -151,7 +151,7 @@ impl EventKind {
         }
     }
 
-    fn of_transaction(change: Transaction<'_>) -> Option<Self> {
+    pub(super) fn of_transaction(change: Transaction<'_>) -> Option<Self> {
         match change {
             Transaction::End(end) if end.committed => Some(Self::Commit(Ended::of(&end))),
             Transaction::End(end) => Some(Self::Abort(Ended::of(&end))),

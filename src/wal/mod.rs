@@ -9,6 +9,7 @@
 //! | `xact`, `xlog`, `storage` | what the records mean that recovery and its planning depend on |
 //! | `catalog_row` | rows of PostgreSQL's own catalogues: what relations are called |
 //! | `events` | a walk from one such record to the next |
+//! | `index` | all of the above of one segment, small enough to be kept beside it |
 //! | `target` | where PostgreSQL ends a recovery that meets them |
 //!
 //! Nothing here trusts a length or a count before it has been held against the bytes that are there.
@@ -20,6 +21,7 @@ mod events;
 #[cfg(test)]
 mod forge;
 mod full_page;
+pub mod index;
 mod page;
 mod record;
 mod rmgr;
@@ -30,10 +32,10 @@ mod xid;
 mod xlog;
 
 pub use catalog_row::CatalogRow;
-pub use decoder::{EndReason, NotContiguous, RawRecord, Step, WalDecoder};
+pub use decoder::{Begun, EndReason, NotContiguous, RawRecord, Rest, Step, WalDecoder};
 pub use events::{Ended, Event, EventKind, Extent, RecoveryEvents, Walked};
 pub use page::{LayoutError, PageFault, WalLayout};
-pub use record::{Block, Blocks, Compression, Image, Oid, Record, RecordError, RelFile, RelFork};
+pub use record::{Block, Blocks, Compression, Image, Oid, Record, RecordError, Reference, RelFile, RelFork};
 pub use rmgr::ResourceManager;
 pub use storage::StorageChange;
 pub use target::{CommitPoint, Outcome, Stop, StopFinder, Target, stop};

@@ -48,7 +48,7 @@ impl ResourceManager {
     pub const DATABASE: Self = Self(4);
     /// Tablespaces: created, dropped.
     pub const TABLESPACE: Self = Self(5);
-    /// Rows of tables: many inserted at once, pruned, frozen.
+    /// More about rows of tables: several inserted at once, visible, frozen, pruned.
     pub const HEAP2: Self = Self(9);
     /// Rows of tables: inserted, updated, deleted, locked; `TRUNCATE` for logical replication.
     pub const HEAP: Self = Self(10);

@@ -219,7 +219,8 @@ async fn archived(segment: &Segment) -> Arc<dyn ObjectStore> {
 
 /// As `pgp-archive`, outside of a data directory.
 async fn archive(store: &Store, path: &Path) -> Result<Pushed, Failure> {
-    ops::archive::archive(store, path, path.parent().unwrap(), 1).await
+    let stored = ops::archive::archive(store, path, path.parent().unwrap(), 1).await?;
+    Ok(stored.pushed)
 }
 
 /// As `pgp-restore`, which tries once.

@@ -2,6 +2,7 @@
 //! lengths, transactions, resource managers and blocks, the same meaning, and so the same ends of recoveries.
 
 mod dump;
+mod index;
 mod workload;
 
 use std::fs;
@@ -29,6 +30,7 @@ fn records_and_their_meaning_are_those_of_pg_waldump() {
         segments.assert_same_records(&lines);
         segments.assert_same_events(&lines);
         segments.assert_same_ends_of_recoveries(&lines);
+        segments.assert_indexes_tell_the_same();
     }
 }
 
@@ -38,6 +40,7 @@ fn records_are_found_in_large_segments() {
     let segments = Segments::read(&cluster);
     let lines = dump::all(&cluster, segments.names);
     segments.assert_same_records(&lines);
+    segments.assert_indexes_tell_the_same();
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! manager, the link to the record before it, each page it lies on and its checksum are right. What a crash left
 //! unfinished and the server has marked as overwritten is passed over, as the server does.
 
+mod border;
 mod raw;
 #[cfg(test)]
 mod tests;
@@ -12,10 +13,9 @@ mod tests;
 use crc_fast::{CrcAlgorithm, Digest};
 
 use super::page::{PageFault, PageRules, WalLayout};
-use super::rmgr::ResourceManager;
-use super::xlog::SWITCH;
 use crate::pg::{Lsn, Timeline};
 
+pub use border::{Begun, Rest};
 pub use raw::RawRecord;
 pub(in crate::wal) use raw::RecordHeader;
 
@@ -114,6 +114,10 @@ pub struct WalDecoder {
     /// The parts of a record that crosses pages, or the first of them.
     parts: Vec<u8>,
     kept: usize,
+    /// What the first page goes on with.
+    rest: Option<Rest>,
+    /// Whether the first page says that the record before it was never finished.
+    overwrites: bool,
 }
 
 /// What the next bytes are.
@@ -175,6 +179,8 @@ impl WalDecoder {
             crc: Digest::new(CrcAlgorithm::Crc32Iscsi),
             parts: Vec::new(),
             kept: Self::KEPT,
+            rest: None,
+            overwrites: false,
         }
     }
 
@@ -242,6 +248,31 @@ impl WalDecoder {
         })
     }
 
+    /// The rest of a record whose beginning was never pushed; `None` where the first page begins with a record's
+    /// beginning.
+    pub const fn rest(&self) -> Option<&Rest> {
+        self.rest.as_ref()
+    }
+
+    /// Whether the first page says that the record before it was never finished: a server began anew there.
+    pub const fn overwrites(&self) -> bool {
+        self.overwrites
+    }
+
+    /// The record that has begun and needs more bytes than were pushed.
+    pub fn begun(&self) -> Option<Begun> {
+        match self.state {
+            State::Within(partial) => Some(Begun {
+                start: partial.start,
+                total: partial.total,
+                got: partial.got,
+                bytes: self.parts[..self.parts.len().min(Rest::KEPT)].to_vec(),
+                crc: self.crc.finalize() as u32,
+            }),
+            _ => None,
+        }
+    }
+
     fn look(&mut self) -> Looked {
         let skipped = self.resume.since(self.at).min(self.unread().len() as u64);
         self.take(skipped as usize);
@@ -277,6 +308,9 @@ impl WalDecoder {
             .admit(page, header)
             .map_err(|fault| (broken, EndReason::Page { at: page, fault }))?;
         self.take(length);
+        if self.state == State::Fresh {
+            self.overwrites = header.overwrites_record();
+        }
         let left = match self.state {
             State::Fresh if header.continues_record() => header.remaining,
             State::Between if header.continues_record() => return Err((page, EndReason::Unexpected(page))),
@@ -293,6 +327,8 @@ impl WalDecoder {
             let found = header.remaining;
             return Err((broken, EndReason::Continuation { at: page, left, found }));
         } else if self.state == State::Fresh {
+            self.rest = Some(Rest::of(left));
+            self.crc.reset();
             self.state = State::ForeignTail { left };
         }
         Ok(Look::Onward)
@@ -303,6 +339,15 @@ impl WalDecoder {
         let length = self.available(left);
         if length == 0 {
             return Look::Starved;
+        }
+        self.crc.update(&self.buffer[self.taken..self.taken + length]);
+        if let Some(rest) = &mut self.rest {
+            let end = aligned(self.at.plus(length as u64));
+            rest.pass(
+                &self.buffer[self.taken..self.taken + length],
+                self.crc.finalize() as u32,
+                end,
+            );
         }
         self.take(length);
         let left = left - length as u32;
@@ -401,7 +446,7 @@ impl WalDecoder {
     /// Where reading goes on after a record whose last byte has just been taken.
     fn end_of(&self, header: &RecordHeader) -> Lsn {
         let end = aligned(self.at);
-        if header.manager == ResourceManager::XLOG && header.info & 0xF0 == SWITCH {
+        if header.is_switch() {
             let segment = self.layout.segment_size().bytes();
             return end.bytes().checked_next_multiple_of(segment).map_or(end, Lsn::new);
         }

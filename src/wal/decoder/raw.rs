@@ -3,6 +3,7 @@
 use super::super::cursor::Cursor;
 use super::super::rmgr::ResourceManager;
 use super::super::xid::Xid;
+use super::super::xlog::SWITCH;
 use crate::pg::{Lsn, MajorVersion};
 
 /// `XLogRecord`, the first bytes of every record.
@@ -21,6 +22,11 @@ impl RecordHeader {
     pub(in crate::wal) const BYTES: usize = 24;
     /// How many of them the checksum covers: all before the checksum itself.
     pub(in crate::wal) const CHECKED: usize = 20;
+
+    /// Whether the rest of the segment is padding behind this record.
+    pub(in crate::wal) fn is_switch(&self) -> bool {
+        self.manager == ResourceManager::XLOG && self.info & 0xF0 == SWITCH
+    }
 
     /// Reads the header from the first bytes of `record`; `None` where there are too few.
     pub(in crate::wal) fn parse(record: &[u8]) -> Option<Self> {
@@ -54,6 +60,23 @@ pub struct RawRecord<'a> {
 }
 
 impl<'a> RawRecord<'a> {
+    /// A record that was put together elsewhere, and its checksum verified there.
+    pub(in crate::wal) const fn of_parts(
+        start: Lsn,
+        end: Lsn,
+        header: RecordHeader,
+        version: MajorVersion,
+        bytes: &'a [u8],
+    ) -> Self {
+        Self {
+            start,
+            end,
+            header,
+            version,
+            bytes,
+        }
+    }
+
     /// Where its first byte lies: what the server calls the record's LSN (`ReadRecPtr`).
     pub const fn start(&self) -> Lsn {
         self.start
