@@ -7,6 +7,7 @@
 //! the repository's marker, may say so.
 
 mod error;
+mod folder;
 mod open;
 mod retry;
 mod url;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::TryFutureExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
+use futures_util::stream::{self, BoxStream, FuturesUnordered, StreamExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use crate::disk::Created;
@@ -29,6 +30,10 @@ pub use object_store::path::Path as Name;
 pub use open::{S3Settings, open};
 pub use retry::Retry;
 pub use url::{ParseUrlError, RepoUrl};
+
+/// How many folders are listed at a time: a bucket's answer takes some 50 ms whatever it holds, and a file system may be
+/// a network away.
+const LISTINGS_AT_ONCE: usize = 16;
 
 /// An object's name, size in bytes, and when the store says it was written.
 pub type Entry = ObjectMeta;
@@ -207,6 +212,61 @@ impl Store {
             .boxed()
     }
 
+    /// What `pick` makes of every object below a prefix, at any depth, from its folder, its name in that and its size in
+    /// bytes. It comes folder by folder, in no particular order. Each folder is listed once, several at a time, and a
+    /// listing that breaks off is tried again.
+    pub fn walk<T: Send + 'static>(
+        &self,
+        prefix: &Name,
+        pick: fn(&Name, &str, u64) -> Option<T>,
+    ) -> BoxStream<'static, Result<Vec<T>, StoreError>> {
+        let store = self.clone();
+        let start = (vec![prefix.clone()], FuturesUnordered::new());
+        stream::try_unfold(start, move |(mut waiting, mut running)| {
+            let store = store.clone();
+            async move {
+                loop {
+                    while running.len() < LISTINGS_AT_ONCE
+                        && let Some(folder) = waiting.pop()
+                    {
+                        let store = store.clone();
+                        running.push(async move { store.level(&folder, pick).await });
+                    }
+                    let Some(level) = running.next().await else {
+                        return Ok(None);
+                    };
+                    let (folders, picked) = level?;
+                    waiting.extend(folders);
+                    if !picked.is_empty() {
+                        return Ok(Some((picked, (waiting, running))));
+                    }
+                }
+            }
+        })
+        .boxed()
+    }
+
+    async fn level<T: Send + 'static>(
+        &self,
+        folder: &Name,
+        pick: fn(&Name, &str, u64) -> Option<T>,
+    ) -> Result<folder::Level<T>, StoreError> {
+        self.attempt("list", folder, || async {
+            if let Some(path) = self.file(folder) {
+                let name = folder.clone();
+                let read = tokio::task::spawn_blocking(move || folder::read(&path, &name, pick)).await?;
+                return read.map_err(|error| of_folder(folder, error));
+            }
+            let answer = self.objects.list_with_delimiter(Some(folder)).await?;
+            let picked = answer
+                .objects
+                .iter()
+                .filter_map(|object| pick(folder, object.location.filename()?, object.size));
+            Ok((answer.common_prefixes, picked.collect()))
+        })
+        .await
+    }
+
     /// The folders and the objects directly below a prefix.
     ///
     /// # Errors
@@ -235,6 +295,19 @@ impl Store {
     ) -> BoxFuture<'a, Result<T, StoreError>> {
         let explained = move |error| StoreError::of(doing, &self.full(name), &self.url, error);
         Box::pin(async move { self.retry.run(&self.env, || call().map_err(explained)).await })
+    }
+}
+
+fn of_folder(folder: &Name, error: std::io::Error) -> object_store::Error {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => object_store::Error::PermissionDenied {
+            path: folder.to_string(),
+            source: error.into(),
+        },
+        _ => object_store::Error::Generic {
+            store: "LocalFileSystem",
+            source: error.into(),
+        },
     }
 }
 
