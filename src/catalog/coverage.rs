@@ -19,6 +19,7 @@ pub struct StoredSegment {
 #[derive(Debug, Clone, Default)]
 pub struct TimelineWal {
     segments: Vec<StoredSegment>,
+    runs: Vec<Run>,
 }
 
 /// A stretch of segments without a gap.
@@ -64,12 +65,14 @@ impl Coverage {
         }
     }
 
-    /// Puts the segments in order; to be called after the last was added. A whole segment hides the
-    /// partial one of the same number.
+    /// Puts the segments in order and finds the stretches without gaps; to be called after the last was added. A whole
+    /// segment hides the partial one of the same number.
     pub fn sort(&mut self) {
         for wal in self.timelines.values_mut() {
             wal.segments.sort_by_key(|segment| (segment.number, segment.partial));
             wal.segments.dedup_by_key(|segment| segment.number);
+            wal.segments.shrink_to_fit();
+            wal.runs = runs(&wal.segments);
         }
     }
 
@@ -107,6 +110,36 @@ impl Coverage {
         found
     }
 
+    /// The last segment that [`Self::along`] gives, without a walk through all of them: from run to run.
+    pub fn end_along(&self, path: &[Leg], from: Lsn) -> Option<SegmentNumber> {
+        let mut next = SegmentNumber::holding(from, self.size);
+        let mut end = None;
+        // Which timeline's file is taken does not matter here: only whether there is one.
+        while let Some(last) = path.iter().filter_map(|leg| self.reach(leg, next)).max() {
+            end = Some(last);
+            next = last.next();
+        }
+        end
+    }
+
+    /// The segments of [`Self::along`] from number `first` to `last`, those that there are.
+    pub fn between(&self, path: &[Leg], first: SegmentNumber, last: SegmentNumber) -> Vec<(Timeline, StoredSegment)> {
+        let numbers = first.number()..=last.number();
+        numbers
+            .filter_map(|number| self.on_path(path, SegmentNumber::new(number)))
+            .collect()
+    }
+
+    /// How far one leg leads on from a segment, if it has that.
+    fn reach(&self, leg: &Leg, number: SegmentNumber) -> Option<SegmentNumber> {
+        let left = leg.to.map(|to| SegmentNumber::ending(to, self.size));
+        if number < SegmentNumber::holding(leg.from, self.size) || left.is_some_and(|left| number > left) {
+            return None;
+        }
+        let run = self.timelines.get(&leg.timeline)?.run_holding(number)?;
+        Some(left.map_or(run.last, |left| left.min(run.last)))
+    }
+
     fn on_path(&self, path: &[Leg], number: SegmentNumber) -> Option<(Timeline, StoredSegment)> {
         let begun = |leg: &&Leg| SegmentNumber::holding(leg.from, self.size) <= number;
         // Past the segment in which a timeline was left, its WAL is another history: a server that
@@ -134,24 +167,35 @@ impl TimelineWal {
     }
 
     /// The stretches without gaps, in order.
-    pub fn runs(&self) -> Vec<Run> {
-        let mut runs: Vec<Run> = Vec::new();
-        for segment in &self.segments {
-            match runs.last_mut() {
-                Some(run) if run.last.next() == segment.number => run.last = segment.number,
-                _ => runs.push(Run {
-                    first: segment.number,
-                    last: segment.number,
-                }),
-            }
-        }
-        runs
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
     }
+
+    fn run_holding(&self, number: SegmentNumber) -> Option<Run> {
+        let run = self.runs[self.runs.partition_point(|run| run.last < number)..].first()?;
+        (run.first <= number).then_some(*run)
+    }
+}
+
+fn runs(segments: &[StoredSegment]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for segment in segments {
+        match runs.last_mut() {
+            Some(run) if run.last.next() == segment.number => run.last = segment.number,
+            _ => runs.push(Run {
+                first: segment.number,
+                last: segment.number,
+            }),
+        }
+    }
+    runs
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pg::TimelineHistory;
+    use proptest::prelude::*;
 
     const SIZE: SegmentSize = SegmentSize::DEFAULT;
 
@@ -244,5 +288,45 @@ mod tests {
                 .stored_bytes,
             2
         );
+    }
+
+    /// A path through up to four timelines, forks anywhere, in order or not.
+    fn paths() -> impl Strategy<Value = Vec<Leg>> {
+        prop::collection::vec(0..12_u64 << 24, 0..4).prop_map(|forks| {
+            let lines = forks
+                .iter()
+                .zip(1..)
+                .map(|(at, parent)| format!("{parent}\t{}\tfork\n", Lsn::new(*at)))
+                .collect::<String>();
+            let newest = timeline(forks.len() as u32 + 1);
+            match forks.is_empty() {
+                true => TimelineHistory::root(newest),
+                false => TimelineHistory::parse(newest, lines.as_bytes()).unwrap(),
+            }
+            .path()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_end_of_a_way_is_found_without_walking_it(
+            path in paths(),
+            // More are there than not, so that ways are long.
+            missing in prop::collection::btree_set((1..5_u32, 0..12_u64), 0..12),
+            from in 0..12_u64 << 24,
+            first in 0..12_u64,
+        ) {
+            let all = (1..5).flat_map(|on| (0..12).map(move |number| (on, number)));
+            let there: Vec<_> = all.filter(|segment| !missing.contains(segment)).collect();
+            let coverage = coverage(&there);
+            let walked = coverage.along(&path, Lsn::new(from));
+            let end = coverage.end_along(&path, Lsn::new(from));
+            prop_assert_eq!(end, walked.last().map(|(_, segment)| segment.number));
+            if let Some(end) = end {
+                let first = SegmentNumber::new(first).max(SegmentNumber::holding(Lsn::new(from), SIZE));
+                let rest: Vec<_> = walked.iter().copied().filter(|(_, segment)| segment.number >= first).collect();
+                prop_assert_eq!(coverage.between(&path, first, end), rest);
+            }
+        }
     }
 }

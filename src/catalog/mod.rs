@@ -4,14 +4,18 @@ mod coverage;
 
 use std::collections::BTreeMap;
 
-use futures_util::StreamExt;
+use futures_util::stream::{self, StreamExt};
 
 use crate::error::{Explain, Failure, on_one_line};
 use crate::pg::{Timeline, TimelineHistory, WalFileName};
 use crate::repo::backup::{self, BackupId, BackupRecord};
 use crate::repo::{self, ClusterInfo, Fetched, Repository, names};
+use crate::store::Name;
 
 pub use coverage::{Coverage, Run, StoredSegment, TimelineWal};
+
+/// How many backups' records are read at a time.
+const RECORDS_AT_ONCE: usize = 16;
 
 /// One cluster as the repository has it.
 #[derive(Debug, Clone)]
@@ -50,8 +54,13 @@ impl Catalog {
     }
 
     async fn read_backups(&mut self, repository: &Repository) -> Result<(), Failure> {
-        for id in backup::ids(repository, self.info.system).await? {
-            match backup::read(repository, self.info.system, &id).await {
+        let system = self.info.system;
+        let ids = backup::ids(repository, system).await?;
+        let mut records = stream::iter(ids)
+            .map(async |id| (backup::read(repository, system, &id).await, id))
+            .buffered(RECORDS_AT_ONCE);
+        while let Some((record, id)) = records.next().await {
+            match record {
                 Ok(Some(record)) => self.backups.push(record),
                 // Under way, or interrupted: not a backup.
                 Ok(None) => {}
@@ -68,18 +77,20 @@ impl Catalog {
 
     async fn read_wal(&mut self, repository: &Repository) -> Result<(), Failure> {
         let store = repository.store();
-        let mut entries = store.list(&names::wal(self.info.system));
+        let mut folders = store.walk(&names::wal(self.info.system), wal_file);
         let mut histories = Vec::new();
-        while let Some(entry) = entries.next().await {
-            let entry = entry?;
-            match names::read_wal_file(&entry.location) {
-                Some(WalFileName::History(timeline)) => histories.push(timeline),
-                Some(WalFileName::Segment(name)) => self.wal.add(name, entry.size, false),
-                Some(WalFileName::Partial(name)) => self.wal.add(name, entry.size, true),
-                Some(WalFileName::Backup(..)) | None => {}
+        while let Some(files) = folders.next().await {
+            for (file, size) in files? {
+                match file {
+                    WalFileName::History(timeline) => histories.push(timeline),
+                    WalFileName::Segment(name) => self.wal.add(name, size, false),
+                    WalFileName::Partial(name) => self.wal.add(name, size, true),
+                    WalFileName::Backup(..) => {}
+                }
             }
         }
         self.wal.sort();
+        histories.sort_unstable();
         for timeline in histories {
             let mut text = Vec::new();
             let file = WalFileName::History(timeline);
@@ -126,4 +137,8 @@ impl Catalog {
             .cloned()
             .unwrap_or(TimelineHistory::root(timeline))
     }
+}
+
+fn wal_file(folder: &Name, object: &str, size: u64) -> Option<(WalFileName, u64)> {
+    Some((names::read_wal_file(folder, object)?, size))
 }

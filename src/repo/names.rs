@@ -69,9 +69,19 @@ pub fn wal_file(system: SystemId, file: WalFileName) -> Name {
     folder.join(format!("{file}.zst"))
 }
 
-/// The WAL file whose object has this name; `None` for anything else.
-pub fn read_wal_file(name: &Name) -> Option<WalFileName> {
-    name.filename()?.strip_suffix(".zst")?.parse().ok()
+/// The WAL file whose object has this name in this folder; `None` for anything else, and for a WAL file that does not lie
+/// where it would be fetched from.
+pub fn read_wal_file(folder: &Name, object: &str) -> Option<WalFileName> {
+    let file: WalFileName = object.strip_suffix(".zst")?.parse().ok()?;
+    let wal = match file.segment() {
+        // A segment's first sixteen digits are its folders.
+        Some(_) => {
+            let log = folder.as_ref().strip_suffix(&object[8..16])?.strip_suffix('/')?;
+            log.strip_suffix(&object[..8])?.strip_suffix('/')?
+        }
+        None => folder.as_ref(),
+    };
+    wal.ends_with("/wal").then_some(file)
 }
 
 /// The object of a WAL file's index, where the file's own object came without one.
@@ -142,8 +152,19 @@ mod tests {
         ] {
             let file: WalFileName = file.parse().unwrap();
             assert_eq!(wal_file(system, file).as_ref(), name);
-            assert_eq!(read_wal_file(&Name::from(name)), Some(file));
+            let (folder, object) = name.rsplit_once('/').unwrap();
+            assert_eq!(read_wal_file(&Name::from(folder), object), Some(file));
         }
-        assert_eq!(read_wal_file(&cluster_json(system)), None);
+        for (folder, object) in [
+            ("clusters/7", "cluster.json"),
+            ("clusters/7/wal", "0000000100000016000000B3.zst"),
+            ("clusters/7/wal/00000001/00000017", "0000000100000016000000B3.zst"),
+            ("clusters/7/wal/00000002/00000016", "0000000100000016000000B3.zst"),
+            ("clusters/7/wal/0000/000100000016", "0000000100000016000000B3.zst"),
+            ("clusters/7/wal/00000001/00000016", "0000000100000016000000B3"),
+            ("clusters/7/wal/00000001", "0000000A.history.zst"),
+        ] {
+            assert_eq!(read_wal_file(&Name::from(folder), object), None, "{folder}/{object}");
+        }
     }
 }

@@ -28,3 +28,4 @@ mod sweeps;
 mod tidy;
 mod timelines;
 mod waldump;
+mod windows;

@@ -97,6 +97,8 @@ async fn a_missing_bucket_a_wrong_key_and_a_dead_server_are_never_a_missing_file
     let created = wrong.create(&name, Bytes::new().into()).await;
     assert_eq!(created.unwrap_err().class(), Class::Unavailable);
     assert!(wrong.list(&name).try_collect::<Vec<_>>().await.is_err());
+    let nothing = |_: &Name, _: &str, _: u64| None::<()>;
+    assert!(wrong.walk(&name, nothing).try_collect::<Vec<_>>().await.is_err());
     // For a key that nobody has, this server answers as for a missing bucket: only the marker tells.
     let nobody = at(&s3.url("r"), &s3_env(&s3, &[("AWS_ACCESS_KEY_ID", "nobody")]));
     assert_eq!(no_repository(&nobody).await.class(), Class::Unavailable);
@@ -214,11 +216,24 @@ async fn what_is_there_is_listed(store: &Store) {
     let listed: Vec<&str> = found.iter().map(|entry| entry.location.as_ref()).collect();
     assert_eq!(listed, names[..3]);
     assert!(found.iter().all(|entry| entry.size == 5));
+    let whole = |folder: &Name, object: &str, size: u64| Some((folder.clone().join(object), size));
+    let walked: Vec<Vec<(Name, u64)>> = store.walk(&below, whole).try_collect().await.unwrap();
+    assert_eq!(walked.len(), 3, "folder by folder");
+    let mut walked = walked.concat();
+    walked.sort();
+    assert_eq!(
+        walked,
+        names[..3].iter().map(|name| (Name::from(*name), 5)).collect::<Vec<_>>()
+    );
+    let some = |_: &Name, object: &str, _: u64| (object == "c").then_some(());
+    assert_eq!(store.walk(&below, some).try_collect::<Vec<_>>().await.unwrap(), [[()]]);
     let (folders, objects) = store.list_level(&below).await.unwrap();
     assert_eq!(folders, [Name::from("list/b")]);
     assert_eq!(objects.len(), 1);
     assert_eq!(objects[0].location, Name::from("list/a"));
     let nothing: Vec<_> = store.list(&Name::from("nothing")).collect().await;
+    assert!(nothing.is_empty());
+    let nothing: Vec<_> = store.walk(&Name::from("nothing"), whole).collect().await;
     assert!(nothing.is_empty());
     let (folders, objects) = store.list_level(&Name::from("nothing")).await.unwrap();
     assert!(folders.is_empty() && objects.is_empty());
