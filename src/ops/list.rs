@@ -5,16 +5,16 @@ use std::ops::ControlFlow;
 use chrono::{DateTime, Utc};
 
 use super::walk::walk;
-use crate::catalog::{Catalog, StoredSegment};
+use crate::catalog::{Catalog, Run};
 use crate::error::Failure;
-use crate::pg::{Leg, Lsn, SegmentNumber, SystemId, Timeline};
+use crate::pg::{Leg, Lsn, SegmentNumber, SystemId, Timeline, TimelineHistory};
 use crate::repo::backup::{BackupId, BackupState};
 use crate::repo::{ClusterInfo, Repository};
 use crate::wal::{Event, EventKind, WalLayout};
 
-/// How many segments from the end are read for the last commit; an idle server may write many
+/// How many segments before the last one are read for the last commit; an idle server may write many
 /// without one.
-const BACK: [usize; 3] = [1, 8, 64];
+const BACK: [u64; 3] = [0, 7, 63];
 
 /// One cluster.
 #[derive(Debug)]
@@ -87,22 +87,22 @@ async fn one(repository: &Repository, mut catalog: Catalog) -> Result<Listing, F
         let Some(stored) = catalog.wal.timeline(timeline) else {
             continue;
         };
-        let (segments, runs) = (stored.segments().to_vec(), stored.runs());
-        let (Some(first), Some(last)) = (segments.first(), segments.last()) else {
+        let (segments, stored_bytes) = (stored.segments().len(), stored.stored_bytes());
+        let (Some(first), Some(last)) = (stored.runs().first().copied(), stored.runs().last().copied()) else {
             continue;
         };
-        let gaps = runs
+        let gaps = stored
+            .runs()
             .windows(2)
             .map(|pair| (pair[0].last.end(size), pair[1].first.start(size)))
             .collect();
-        let stored_bytes = stored.stored_bytes();
-        let tail: Vec<_> = segments.iter().map(|segment| (timeline, *segment)).collect();
-        let end = tail_of(repository, &mut catalog, &tail).await?;
+        let alone = TimelineHistory::root(timeline).path();
+        let end = tail_of(repository, &mut catalog, &alone, last).await?;
         wal.push(TimelineListing {
             timeline,
-            start: first.number.start(size),
-            end: last.number.end(size),
-            segments: segments.len(),
+            start: first.first.start(size),
+            end: last.last.end(size),
+            segments,
             stored_bytes,
             last_commit_at: end.last_commit,
             gaps,
@@ -114,21 +114,14 @@ async fn one(repository: &Repository, mut catalog: Catalog) -> Result<Listing, F
 
 /// For each timeline, the stretches that its backups open; those that end at the same place are one.
 async fn windows(repository: &Repository, catalog: &mut Catalog) -> Result<Vec<Window>, Failure> {
+    let size = catalog.info.segment_size;
     let mut windows: Vec<Window> = Vec::new();
     for timeline in catalog.timelines() {
         let path = catalog.history(timeline).path();
-        let mut ends: Vec<SegmentNumber> = Vec::new();
-        for backup in catalog.backups.clone() {
-            let usable = |leg: &Leg| leg.timeline == backup.timeline && leg.to.is_none_or(|to| backup.stop_lsn <= to);
-            let segments = catalog.wal.along(&path, backup.start_lsn);
-            let Some((_, last)) = segments.last() else { continue };
-            let last = last.number;
-            let whole = last >= SegmentNumber::ending(backup.stop_lsn, catalog.info.segment_size);
-            if backup.state == BackupState::Damaged || !path.iter().any(usable) || !whole || ends.contains(&last) {
-                continue;
-            }
-            ends.push(last);
-            let end = tail_of(repository, catalog, &segments).await?;
+        for (backup, last) in opening(catalog, &path) {
+            let backup = catalog.backups[backup].clone();
+            let first = SegmentNumber::holding(backup.start_lsn, size);
+            let end = tail_of(repository, catalog, &path, Run { first, last }).await?;
             windows.push(Window {
                 timeline,
                 from: backup.stopped_at,
@@ -142,6 +135,26 @@ async fn windows(repository: &Repository, catalog: &mut Catalog) -> Result<Vec<W
     Ok(windows)
 }
 
+/// The backups (by their place in the catalogue) that open a stretch of the path, each with the stretch's last segment.
+fn opening(catalog: &Catalog, path: &[Leg]) -> Vec<(usize, SegmentNumber)> {
+    let size = catalog.info.segment_size;
+    let mut found: Vec<(usize, SegmentNumber)> = Vec::new();
+    for (at, backup) in catalog.backups.iter().enumerate() {
+        let usable = |leg: &Leg| leg.timeline == backup.timeline && leg.to.is_none_or(|to| backup.stop_lsn <= to);
+        if backup.state == BackupState::Damaged || !path.iter().any(usable) {
+            continue;
+        }
+        let Some(last) = catalog.wal.end_along(path, backup.start_lsn) else {
+            continue;
+        };
+        let whole = last >= SegmentNumber::ending(backup.stop_lsn, size);
+        if whole && found.iter().all(|(_, known)| *known != last) {
+            found.push((at, last));
+        }
+    }
+    found
+}
+
 #[derive(Default)]
 struct Tail {
     lsn: Option<Lsn>,
@@ -149,19 +162,17 @@ struct Tail {
 }
 
 /// What the last segments tell.
-async fn tail_of(
-    repository: &Repository,
-    catalog: &mut Catalog,
-    segments: &[(Timeline, StoredSegment)],
-) -> Result<Tail, Failure> {
+async fn tail_of(repository: &Repository, catalog: &mut Catalog, path: &[Leg], run: Run) -> Result<Tail, Failure> {
     let info = catalog.info.clone();
     let mut tail = Tail::default();
     let Ok(layout) = WalLayout::new(info.major, info.segment_size, info.wal_page_size) else {
         return Ok(tail);
     };
-    let (mut segments, mut backs) = (segments, BACK.iter().copied().peekable());
+    let Run { first, mut last } = run;
+    let mut backs = BACK.iter().copied().peekable();
     while let Some(back) = backs.peek().copied() {
-        let from = segments.len().saturating_sub(back);
+        let from = SegmentNumber::new(last.number().saturating_sub(back)).max(first);
+        let segments = catalog.wal.between(path, from, last);
         let mut last_commit = None;
         let mut each = |event: &Event| {
             if let EventKind::Commit(commit) = event.kind {
@@ -169,20 +180,22 @@ async fn tail_of(
             }
             ControlFlow::Continue(())
         };
-        let walked = walk(repository, &info, layout, &segments[from..], &mut each).await?;
+        let walked = walk(repository, &info, layout, &segments, &mut each).await?;
         catalog.warnings.extend(walked.warnings);
         if let Some((damaged, how)) = walked.unreadable {
             // No server gets past it: what can be had ends before.
             catalog.warnings.push(how);
-            let cut = segments.iter().position(|(_, segment)| segment.number >= damaged);
-            segments = &segments[..cut.unwrap_or(0)];
+            if damaged <= first {
+                return Ok(Tail::default());
+            }
+            last = SegmentNumber::new(damaged.number() - 1);
             continue;
         }
         tail = Tail {
             lsn: walked.extent.map(|extent| extent.end),
             last_commit,
         };
-        if last_commit.is_some() || from == 0 {
+        if last_commit.is_some() || from == first {
             break;
         }
         backs.next();
