@@ -1,0 +1,235 @@
+//! A year of WAL: 525,600 segments, one a minute, and a backup a day. How long `list` takes, from a folder and from a
+//! bucket that answers each request in 50 ms, how many requests that is, and how much memory. Called by run.sh.
+//!
+//! The segments are names of empty files, save the last ones, which hold a commit each: `list` reads nothing else.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    missing_docs,
+    reason = "a bench that can't go on must fail, and its answer is printed"
+)]
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use crc_fast::{CrcAlgorithm, Digest};
+use futures_util::StreamExt;
+use object_store::memory::InMemory;
+use object_store::throttle::{ThrottleConfig, ThrottledStore};
+use object_store::{ObjectStore, ObjectStoreExt};
+use pgp_pitr::catalog::Catalog;
+use pgp_pitr::env::Env;
+use pgp_pitr::ops::list;
+use pgp_pitr::pg::{Lsn, MajorVersion, SegmentNumber, SegmentSize, SystemId, Timeline, WalFileName};
+use pgp_pitr::repo::backup::{self, BackupId, BackupKind, BackupRecord, BackupState};
+use pgp_pitr::repo::{self, BackupWriter, ClusterInfo, Repository, WalContent, WalSource, names};
+use pgp_pitr::store::{self, Name, S3Settings, Store};
+
+const SYSTEM: SystemId = SystemId::new(7_000_000_000_000_000_001);
+const SIZE: SegmentSize = SegmentSize::DEFAULT;
+const SEGMENTS: u64 = 365 * 24 * 60;
+const BACKUP_EVERY: u64 = 24 * 60;
+/// So many of the last segments are whole.
+const WHOLE: u64 = 4;
+const ANSWERS_IN: Duration = Duration::from_millis(50);
+const ROUNDS: usize = 5;
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let env = Arc::new(Env::of_process());
+    let root = env.var("PGP_BENCH_DIR").unwrap_or("/var/tmp");
+    let folder = tempfile::tempdir_in(root).unwrap();
+    let rows = runtime.block_on(async {
+        let url = folder.path().display().to_string().parse().unwrap();
+        let store = store::open(&url, &S3Settings::default(), &env).unwrap();
+        make(&store, folder.path()).await;
+        let mut rows = vec![
+            measure("Catalog::read, folder, warm", &store, false).await,
+            measure("list, folder, warm", &store, true).await,
+        ];
+        let bucket = Arc::new(copied(&store).await);
+        rows.push(measure("list, bucket that answers in 50 ms", &slow(&bucket, &env), true).await);
+        rows
+    });
+    println!("\n{SEGMENTS} segments, {} backups", SEGMENTS / BACKUP_EVERY);
+    println!("{:36}  runs   wall s  peak MB", "");
+    for (name, wall, peak) in &rows {
+        println!("{name:36}  {ROUNDS:4}  {wall:7.3}  {peak:7.1}");
+    }
+    if let Some(path) = env.var("PGP_BENCH_JSON") {
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|(name, wall, peak)| serde_json::json!({"name": name, "wall_s": wall, "peak_mb": peak}))
+            .collect();
+        fs::write(path, format!("{:#}\n", serde_json::json!({"rows": rows}))).unwrap();
+        println!("\nwritten: {path}");
+    }
+}
+
+/// The median time of a few rounds in seconds, and the process's peak memory so far in megabytes.
+async fn measure(name: &'static str, store: &Store, whole: bool) -> (&'static str, f64, f64) {
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        let repository = Repository::open(store).await.unwrap();
+        if whole {
+            let listings = list::list(&repository, None).await.unwrap();
+            let [listing] = &listings[..] else {
+                unreachable!("one cluster")
+            };
+            assert!(listing.catalog.warnings.is_empty(), "{:?}", listing.catalog.warnings);
+            assert_eq!(listing.wal[0].segments as u64, SEGMENTS);
+            assert_eq!(listing.windows.len(), 1);
+            assert_eq!(listing.windows[0].to, written_at(SEGMENTS));
+        } else {
+            let info = ClusterInfo::read(store, SYSTEM).await.unwrap().unwrap();
+            let catalog = Catalog::read(&repository, info).await.unwrap();
+            assert_eq!(catalog.backups.len() as u64, SEGMENTS / BACKUP_EVERY);
+        }
+        times.push(began.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    (name, times[ROUNDS / 2], peak())
+}
+
+fn peak() -> f64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1000.0
+}
+
+fn written_at(segment: u64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_763_720_000, 0).unwrap() + TimeDelta::minutes(segment as i64)
+}
+
+async fn make(store: &Store, folder: &Path) {
+    let (_, repository) = Repository::init(store).await.unwrap();
+    let info = ClusterInfo {
+        system: SYSTEM,
+        major: MajorVersion::new(15).unwrap(),
+        segment_size: SIZE,
+        wal_page_size: 8192,
+    };
+    info.bind(&repository, None).await.unwrap();
+    for number in 1..=SEGMENTS {
+        let file = WalFileName::Segment(SegmentNumber::new(number).name(Timeline::FIRST, SIZE));
+        if number + WHOLE > SEGMENTS {
+            push(&repository, file, number).await;
+            continue;
+        }
+        let path = folder.join(names::wal_file(SYSTEM, file).as_ref());
+        if File::create(&path).is_err() {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            File::create(&path).unwrap();
+        }
+    }
+    for day in 0..SEGMENTS / BACKUP_EVERY {
+        back_up(&repository, day * BACKUP_EVERY + 1).await;
+    }
+}
+
+/// A segment with one record, a commit.
+async fn push(repository: &Repository, file: WalFileName, number: u64) {
+    let start = SegmentNumber::new(number).start(SIZE);
+    let mut record = Vec::new();
+    record.extend(34_u32.to_le_bytes());
+    record.extend((number as u32).to_le_bytes());
+    record.extend((start.bytes() - 64).to_le_bytes());
+    // XLOG_XACT_COMMIT of the resource manager for transactions.
+    record.extend([0, 1, 0, 0]);
+    let since_2000 = written_at(number).timestamp_micros() - 946_684_800_000_000;
+    let body = [&[255, 8][..], &since_2000.to_le_bytes()].concat();
+    let mut crc = Digest::new(CrcAlgorithm::Crc32Iscsi);
+    crc.update(&body);
+    crc.update(&record);
+    record.extend((crc.finalize() as u32).to_le_bytes());
+    record.extend(body);
+
+    let mut bytes = Vec::new();
+    bytes.extend(0xD110_u16.to_le_bytes());
+    bytes.extend(2_u16.to_le_bytes());
+    bytes.extend(1_u32.to_le_bytes());
+    bytes.extend(start.bytes().to_le_bytes());
+    bytes.extend(0_u64.to_le_bytes());
+    bytes.extend(SYSTEM.to_string().parse::<u64>().unwrap().to_le_bytes());
+    bytes.extend((SIZE.bytes() as u32).to_le_bytes());
+    bytes.extend(8192_u32.to_le_bytes());
+    bytes.extend(record);
+    bytes.resize(SIZE.bytes() as usize, 0);
+    let source = WalSource {
+        file,
+        system: SYSTEM,
+        segment_size: SIZE.bytes() as u32,
+        page_magic: 0xD110,
+        len: bytes.len() as u64,
+        content: WalContent::Bytes(bytes.into()),
+        modified_at: written_at(number),
+    };
+    repo::push(repository, &source, 1, None).await.unwrap();
+}
+
+/// A backup without a file.
+async fn back_up(repository: &Repository, segment: u64) {
+    let at = written_at(segment);
+    let id = BackupId::new(at, segment);
+    let mut writer = BackupWriter::new(repository, SYSTEM, id.clone(), 1, 1);
+    let manifest = zstd::bulk::compress(b"{}\n", 1).unwrap();
+    writer.put_part(backup::MANIFEST, Bytes::from(manifest)).await.unwrap();
+    let start = SegmentNumber::new(segment).start(SIZE);
+    let record = BackupRecord {
+        id,
+        system_identifier: SYSTEM,
+        label: None,
+        kind: BackupKind::Full,
+        state: BackupState::Complete,
+        pg_version: "15".to_owned(),
+        server_version: "15.20".to_owned(),
+        timeline: Timeline::FIRST,
+        start_lsn: start.plus(0x28),
+        stop_lsn: Lsn::new(start.bytes() + 0x100),
+        started_at: at,
+        stopped_at: at,
+        size_bytes: 0,
+        stored_bytes: 0,
+        entries: 0,
+        tablespaces: Vec::new(),
+        from_standby: false,
+        warnings: Vec::new(),
+        parts: Vec::new(),
+    };
+    writer.commit(record).await.unwrap();
+}
+
+/// The same objects in memory.
+async fn copied(store: &Store) -> InMemory {
+    let memory = InMemory::new();
+    let mut all = store.list(&Name::default());
+    while let Some(entry) = all.next().await {
+        let entry = entry.unwrap();
+        let bytes = match entry.size {
+            0 => Bytes::new(),
+            size => store.get(&entry.location, size).await.unwrap().unwrap(),
+        };
+        memory.put(&entry.location, bytes.into()).await.unwrap();
+    }
+    memory
+}
+
+fn slow(memory: &Arc<InMemory>, env: &Arc<Env>) -> Store {
+    let objects: Arc<dyn ObjectStore> = memory.clone();
+    let config = ThrottleConfig {
+        wait_list_per_call: ANSWERS_IN,
+        wait_list_with_delimiter_per_call: ANSWERS_IN,
+        wait_get_per_call: ANSWERS_IN,
+        ..ThrottleConfig::default()
+    };
+    let objects = Arc::new(ThrottledStore::new(objects, config));
+    Store::new(objects, "s3://year".parse().unwrap(), env.clone())
+}
