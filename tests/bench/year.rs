@@ -28,6 +28,7 @@ use pgp_pitr::pg::{Lsn, MajorVersion, SegmentNumber, SegmentSize, SystemId, Time
 use pgp_pitr::repo::backup::{self, BackupId, BackupKind, BackupRecord, BackupState};
 use pgp_pitr::repo::{self, BackupWriter, ClusterInfo, Repository, WalContent, WalSource, names};
 use pgp_pitr::store::{self, Name, S3Settings, Store};
+use pgp_pitr::wal::WalLayout;
 
 const SYSTEM: SystemId = SystemId::new(7_000_000_000_000_000_001);
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
@@ -171,6 +172,7 @@ async fn push(repository: &Repository, file: WalFileName, number: u64) {
         len: bytes.len() as u64,
         content: WalContent::Bytes(bytes.into()),
         modified_at: written_at(number),
+        layout: WalLayout::new(MajorVersion::new(15).unwrap(), SIZE, 8192).ok(),
     };
     repo::push(repository, &source, 1, None).await.unwrap();
 }
