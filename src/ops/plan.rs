@@ -205,7 +205,7 @@ impl Search<'_> {
                 // The end of the WAL is meant, and this would be the beginning of a gap.
                 Ok(_) if self.request.requested == Requested::Latest && self.gap(&segments).is_some() => {
                     let why = self.with_gap(&segments, "the WAL ends".to_owned());
-                    return Err(self.refused(why, found.last_moment, true).into());
+                    return Err(self.refused(why, Some(&found), true).into());
                 }
                 Ok((stop, reaches)) => {
                     let used = self.used(&segments, &reaches);
@@ -229,7 +229,7 @@ impl Search<'_> {
                     // An older backup would meet the same end of the same WAL.
                     let gap = self.gap(&segments).is_some();
                     let why = self.with_gap(&segments, why);
-                    return Err(self.refused(why, found.last_moment, gap).into());
+                    return Err(self.refused(why, Some(&found), gap).into());
                 }
                 Err(Missed::TooEarly(why)) => passed_over.push((backup.id.clone(), why)),
                 Err(Missed::NotThere) => {
@@ -237,7 +237,7 @@ impl Search<'_> {
                         backup.id.clone(),
                         "the WAL after it does not have the target".to_owned(),
                     ));
-                    missed = missed.or(found.last_moment);
+                    missed = missed.or(Some(found));
                     gap = gap.or_else(|| self.gap(&segments));
                 }
             }
@@ -250,11 +250,20 @@ impl Search<'_> {
             (_, Some((id, why))) => format!("of the oldest backup, {id}: {why}"),
             (_, None) => "no backup serves".to_owned(),
         };
-        Err(self.refused(why, missed, false).into())
+        Err(self.refused(why, missed.as_ref(), gap.is_some()).into())
     }
 
-    /// The WAL that leads on from a backup, or why it can't be used at all.
+    /// The WAL that leads on from a backup to the target, or why it can't be used at all.
     fn usable(&self, backup: &BackupRecord, named: bool) -> Result<Segments, String> {
+        self.on_path(backup, named)?;
+        match self.request.requested.rules_out(self.request.inclusive, backup) {
+            Some(why) => Err(why),
+            None => self.leads_on(backup),
+        }
+    }
+
+    /// Says whether a backup is whole, and on the way to the timeline.
+    fn on_path(&self, backup: &BackupRecord, named: bool) -> Result<(), String> {
         if backup.state == BackupState::Damaged && !named {
             return Err("it has damaged pages (name it with --backup to use it all the same)".to_owned());
         }
@@ -264,15 +273,17 @@ impl Search<'_> {
                 backup.timeline, self.timeline
             ));
         };
-        if let Some(left) = leg.to.filter(|left| backup.stop_lsn > *left) {
-            return Err(format!(
+        match leg.to.filter(|left| backup.stop_lsn > *left) {
+            Some(left) => Err(format!(
                 "it ended at {}, after timeline {} was left at {left}",
                 backup.stop_lsn, backup.timeline
-            ));
+            )),
+            None => Ok(()),
         }
-        if let Some(why) = self.request.requested.rules_out(self.request.inclusive, backup) {
-            return Err(why);
-        }
+    }
+
+    /// The WAL that leads on from a backup, if at least its own is there.
+    fn leads_on(&self, backup: &BackupRecord) -> Result<Segments, String> {
         let segments = self.catalog.wal.along(&self.path, backup.start_lsn);
         let size = self.catalog.info.segment_size;
         let needed = SegmentNumber::ending(backup.stop_lsn, size);
@@ -493,11 +504,17 @@ impl Search<'_> {
         }
     }
 
-    fn refused(&self, why: String, last_moment: Option<DateTime<Utc>>, gap: bool) -> Refusal {
-        let on_path = |backup: &&BackupRecord| self.path.iter().any(|leg| leg.timeline == backup.timeline);
+    fn refused(&self, why: String, found: Option<&Findings>, gap: bool) -> Refusal {
+        let named = self.request.backup.as_ref();
+        let serves = |backup: &&BackupRecord| {
+            named.is_none_or(|named| *named == backup.id)
+                && self.on_path(backup, named.is_some()).is_ok()
+                && self.leads_on(backup).is_ok()
+        };
+        // By its LSN it can be had even where the WAL tells of no later moment yet.
         let consistent = |backup: &BackupRecord| {
             format!(
-                "{} ({}), the end of backup {}",
+                "{} (--target-lsn {}), the end of backup {}",
                 rfc3339(backup.stopped_at),
                 backup.stop_lsn,
                 backup.id
@@ -513,12 +530,16 @@ impl Search<'_> {
             target: self.target(),
             timeline: self.timeline,
             why,
-            // Where the WAL goes on after a gap, the last moment before it is not the latest.
-            before: last_moment.map(|at| match gap {
-                true => format!("{at} (--target-time {at})", at = rfc3339(at)),
-                false => format!("{} (--latest)", rfc3339(at)),
+            // Where the WAL goes on after a gap, what comes before it is not the latest. It may tell of no moment
+            // after the backup's end, so its end is named by LSN.
+            before: found.and_then(|found| {
+                let how = match found.extent.filter(|_| gap) {
+                    Some(extent) => format!("--target-lsn {}", extent.end),
+                    None => "--latest".to_owned(),
+                };
+                Some(format!("{} ({how})", rfc3339(found.last_moment?)))
             }),
-            after: self.catalog.backups.iter().filter(on_path).find(later).map(consistent),
+            after: self.catalog.backups.iter().filter(later).find(serves).map(consistent),
         }
     }
 }
