@@ -27,5 +27,6 @@ mod support_works;
 mod sweeps;
 mod tidy;
 mod timelines;
+mod wal_index;
 mod waldump;
 mod windows;
