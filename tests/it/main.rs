@@ -17,6 +17,7 @@ mod guards;
 mod inventory;
 mod ledger_works;
 mod main_path;
+mod plan_oracle;
 mod recovery_outage;
 mod replication;
 mod shapes;
