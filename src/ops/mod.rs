@@ -8,6 +8,7 @@ pub mod init;
 pub mod inventory;
 pub mod list;
 mod local;
+pub mod names;
 pub mod plan;
 pub mod restore;
 pub mod show;
