@@ -207,13 +207,13 @@ impl Names {
         new.retain(|file| !self.files.contains_key(file));
         new.sort_by_key(|file| file.number);
         new.dedup();
+        // Of a relation that was rewritten, the new file and its TOAST came with rows of their own.
         let rewritten: Vec<(Oid, Oid)> = created.iter().filter_map(|file| self.rewritten(file, at)).collect();
         let mut old: Vec<RelFile> = dropped.to_vec();
         old.reverse();
         old.retain(|file| {
-            !self
-                .owner_of(file, at)
-                .is_some_and(|oid| rewritten.contains(&(file.database, oid)))
+            let table = self.table_without_indexes(file, at);
+            !table.is_some_and(|oid| rewritten.contains(&(file.database, oid)))
         });
         if new.len() != old.len() {
             return;
@@ -337,6 +337,16 @@ impl Names {
         let oid = self.owner_of(file, at)?;
         let state = self.relations.get(&(file.database, oid))?.at(at)?;
         Some((file.database, rewrite_of(state)?))
+    }
+
+    /// The table whose rows, TOAST included, a file holds or held.
+    fn table_without_indexes(&self, file: &RelFile, at: Lsn) -> Option<Oid> {
+        let oid = self.owner_of(file, at)?;
+        let state = self.relations.get(&(file.database, oid))?.at(at)?;
+        match state.schema {
+            TOAST => self.table_of(file.database, state, at),
+            _ => rewrite_of(state).or(Some(oid)),
+        }
     }
 
     fn known(&self, database: Oid, oid: Oid, state: &State, at: Lsn) -> Known {
