@@ -140,7 +140,8 @@ impl Coverage {
         Some(left.map_or(run.last, |left| left.min(run.last)))
     }
 
-    fn on_path(&self, path: &[Leg], number: SegmentNumber) -> Option<(Timeline, StoredSegment)> {
+    /// The segment of [`Self::along`] with this number, whether those before it are there or not.
+    pub fn on_path(&self, path: &[Leg], number: SegmentNumber) -> Option<(Timeline, StoredSegment)> {
         let begun = |leg: &&Leg| SegmentNumber::holding(leg.from, self.size) <= number;
         // Past the segment in which a timeline was left, its WAL is another history: a server that
         // finds no newer file would replay it all the same, so it must not count as being there.

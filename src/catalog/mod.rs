@@ -9,7 +9,7 @@ use futures_util::stream::{self, StreamExt};
 use crate::error::{Explain, Failure, on_one_line};
 use crate::pg::{Timeline, TimelineHistory, WalFileName};
 use crate::repo::backup::{self, BackupId, BackupRecord};
-use crate::repo::{self, ClusterInfo, Fetched, Repository, names};
+use crate::repo::{self, ClusterInfo, Doubt, Fetched, Repository, names};
 use crate::store::Name;
 
 pub use coverage::{Coverage, Run, StoredSegment, TimelineWal};
@@ -30,6 +30,8 @@ pub struct Catalog {
     pub wal: Coverage,
     /// The ancestry of each timeline of which a history file is there.
     pub histories: BTreeMap<Timeline, TimelineHistory>,
+    /// What is doubtful about its WAL, by file.
+    pub doubts: Vec<Doubt>,
     /// What could not be read, in words: it is passed over, and it is told.
     pub warnings: Vec<String>,
 }
@@ -45,6 +47,7 @@ impl Catalog {
             damaged: Vec::new(),
             wal: Coverage::new(info.segment_size),
             histories: BTreeMap::new(),
+            doubts: repo::doubts(repository, info.system).await?,
             warnings: Vec::new(),
             info,
         };

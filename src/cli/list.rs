@@ -67,6 +67,11 @@ fn json(listing: &Listing) -> Value {
             "to_lsn": window.to_lsn,
             "backup": window.backup,
         })).collect::<Vec<_>>(),
+        "doubtful": listing.catalog.doubts.iter().map(|doubt| json!({
+            "file": doubt.file.to_string(),
+            "lsn": doubt.at,
+            "why": doubt.why,
+        })).collect::<Vec<_>>(),
     })
 }
 
@@ -117,6 +122,9 @@ fn describe(listing: &Listing) -> String {
         for (from, to) in &wal.gaps {
             text.push_str(&format!("    gap: {from} to {to} is missing\n"));
         }
+    }
+    for doubt in &listing.catalog.doubts {
+        text.push_str(&format!("  warning: {doubt}\n"));
     }
     for window in &listing.windows {
         text.push_str(&format!(

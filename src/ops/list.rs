@@ -1,20 +1,15 @@
 //! `list`: what is there, and which moments can be restored.
 
-use std::ops::ControlFlow;
+mod edges;
 
 use chrono::{DateTime, Utc};
 
-use super::walk::walk;
+use self::edges::Edges;
 use crate::catalog::{Catalog, Run};
 use crate::error::Failure;
 use crate::pg::{Leg, Lsn, SegmentNumber, SystemId, Timeline, TimelineHistory};
-use crate::repo::backup::{BackupId, BackupState};
+use crate::repo::backup::{BackupId, BackupRecord, BackupState};
 use crate::repo::{ClusterInfo, Repository};
-use crate::wal::{Event, EventKind, WalLayout};
-
-/// How many segments before the last one are read for the last commit; an idle server may write many
-/// without one.
-const BACK: [u64; 3] = [0, 7, 63];
 
 /// One cluster.
 #[derive(Debug)]
@@ -51,9 +46,9 @@ pub struct TimelineListing {
 pub struct Window {
     /// The timeline to follow.
     pub timeline: Timeline,
-    /// The first moment: the end of the backup.
+    /// The first moment: the end of the backup, or the last end of a transaction before that by the server's clock.
     pub from: DateTime<Utc>,
-    /// The last moment that the WAL tells of; the first where it tells of none.
+    /// The last commit; the first moment where there is none.
     pub to: DateTime<Utc>,
     /// Where the backup is consistent.
     pub from_lsn: Lsn,
@@ -81,124 +76,106 @@ pub async fn list(repository: &Repository, only: Option<SystemId>) -> Result<Vec
 }
 
 async fn one(repository: &Repository, mut catalog: Catalog) -> Result<Listing, Failure> {
-    let size = catalog.info.segment_size;
+    let mut edges = Edges::new(repository, &catalog);
     let mut wal = Vec::new();
-    for timeline in catalog.wal.timelines().collect::<Vec<_>>() {
-        let Some(stored) = catalog.wal.timeline(timeline) else {
-            continue;
-        };
-        let (segments, stored_bytes) = (stored.segments().len(), stored.stored_bytes());
-        let (Some(first), Some(last)) = (stored.runs().first().copied(), stored.runs().last().copied()) else {
-            continue;
-        };
-        let gaps = stored
-            .runs()
-            .windows(2)
-            .map(|pair| (pair[0].last.end(size), pair[1].first.start(size)))
-            .collect();
-        let alone = TimelineHistory::root(timeline).path();
-        let end = tail_of(repository, &mut catalog, &alone, last).await?;
-        wal.push(TimelineListing {
-            timeline,
-            start: first.first.start(size),
-            end: last.last.end(size),
-            segments,
-            stored_bytes,
-            last_commit_at: end.last_commit,
-            gaps,
-        });
+    for timeline in catalog.wal.timelines() {
+        wal.extend(of_timeline(&catalog, &mut edges, timeline).await?);
     }
-    let windows = windows(repository, &mut catalog).await?;
+    let mut windows = Vec::new();
+    for timeline in catalog.timelines() {
+        windows.extend(of_path(&catalog, &mut edges, timeline).await?);
+    }
+    let warnings = edges.warnings;
+    catalog.warnings.extend(warnings);
     Ok(Listing { catalog, wal, windows })
 }
 
-/// For each timeline, the stretches that its backups open; those that end at the same place are one.
-async fn windows(repository: &Repository, catalog: &mut Catalog) -> Result<Vec<Window>, Failure> {
+async fn of_timeline(
+    catalog: &Catalog,
+    edges: &mut Edges<'_>,
+    timeline: Timeline,
+) -> Result<Option<TimelineListing>, Failure> {
     let size = catalog.info.segment_size;
+    let Some(stored) = catalog.wal.timeline(timeline) else {
+        return Ok(None);
+    };
+    let runs = stored.runs();
+    let (Some(first), Some(last)) = (runs.first(), runs.last()) else {
+        return Ok(None);
+    };
+    let alone = TimelineHistory::root(timeline).path();
+    Ok(Some(TimelineListing {
+        timeline,
+        start: first.first.start(size),
+        end: last.last.end(size),
+        segments: stored.segments().len(),
+        stored_bytes: stored.stored_bytes(),
+        last_commit_at: edges.end(&alone, *last).await?.latest_commit,
+        gaps: runs
+            .windows(2)
+            .map(|pair| (pair[0].last.end(size), pair[1].first.start(size)))
+            .collect(),
+    }))
+}
+
+/// The stretches that a timeline's backups open, on the way to it. Of those that end at the same place the longest holds
+/// all others.
+async fn of_path(catalog: &Catalog, edges: &mut Edges<'_>, timeline: Timeline) -> Result<Vec<Window>, Failure> {
+    let size = catalog.info.segment_size;
+    let path = catalog.history(timeline).path();
     let mut windows: Vec<Window> = Vec::new();
-    for timeline in catalog.timelines() {
-        let path = catalog.history(timeline).path();
-        for (backup, last) in opening(catalog, &path) {
-            let backup = catalog.backups[backup].clone();
-            let first = SegmentNumber::holding(backup.start_lsn, size);
-            let end = tail_of(repository, catalog, &path, Run { first, last }).await?;
-            windows.push(Window {
-                timeline,
-                from: backup.stopped_at,
-                to: end.last_commit.unwrap_or(backup.stopped_at).max(backup.stopped_at),
-                from_lsn: backup.stop_lsn,
-                to_lsn: end.lsn.unwrap_or(backup.stop_lsn).max(backup.stop_lsn),
-                backup: backup.id,
-            });
+    // Where runs end by the names of their segments, and where they do indeed.
+    let mut known: Vec<(SegmentNumber, SegmentNumber)> = Vec::new();
+    for backup in &catalog.backups {
+        let Some(run) = run_from(catalog, &path, backup) else {
+            continue;
+        };
+        if known.iter().any(|(last, end)| *last == run.last && run.first <= *end) {
+            continue;
         }
+        let end = edges.end(&path, run).await?;
+        let Some(last) = end
+            .last
+            .filter(|last| *last >= SegmentNumber::ending(backup.stop_lsn, size))
+        else {
+            continue;
+        };
+        known.push((run.last, last));
+        let earliest = edges.latest_before(&path, backup.start_lsn, backup.stop_lsn).await?;
+        let from = backup.stopped_at.max(earliest.unwrap_or(backup.stopped_at));
+        windows.push(Window {
+            timeline,
+            from,
+            to: end.latest_commit.unwrap_or(from).max(from),
+            from_lsn: backup.stop_lsn,
+            to_lsn: end.lsn.unwrap_or(backup.stop_lsn).max(backup.stop_lsn),
+            backup: backup.id.clone(),
+        });
     }
     Ok(windows)
 }
 
-/// The backups (by their place in the catalogue) that open a stretch of the path, each with the stretch's last segment.
-fn opening(catalog: &Catalog, path: &[Leg]) -> Vec<(usize, SegmentNumber)> {
+/// The WAL that leads on from a backup along a path, up to a gap or to a place that no replay gets past; `None` where the
+/// backup is of no use on that path.
+fn run_from(catalog: &Catalog, path: &[Leg], backup: &BackupRecord) -> Option<Run> {
     let size = catalog.info.segment_size;
-    let mut found: Vec<(usize, SegmentNumber)> = Vec::new();
-    for (at, backup) in catalog.backups.iter().enumerate() {
-        let usable = |leg: &Leg| leg.timeline == backup.timeline && leg.to.is_none_or(|to| backup.stop_lsn <= to);
-        if backup.state == BackupState::Damaged || !path.iter().any(usable) {
-            continue;
-        }
-        let Some(last) = catalog.wal.end_along(path, backup.start_lsn) else {
-            continue;
-        };
-        let whole = last >= SegmentNumber::ending(backup.stop_lsn, size);
-        if whole && found.iter().all(|(_, known)| *known != last) {
-            found.push((at, last));
-        }
+    let leg = path.iter().find(|leg| leg.timeline == backup.timeline)?;
+    if backup.state == BackupState::Damaged || leg.to.is_some_and(|to| backup.stop_lsn > to) {
+        return None;
     }
-    found
-}
-
-#[derive(Default)]
-struct Tail {
-    lsn: Option<Lsn>,
-    last_commit: Option<DateTime<Utc>>,
-}
-
-/// What the last segments tell.
-async fn tail_of(repository: &Repository, catalog: &mut Catalog, path: &[Leg], run: Run) -> Result<Tail, Failure> {
-    let info = catalog.info.clone();
-    let mut tail = Tail::default();
-    let Ok(layout) = WalLayout::new(info.major, info.segment_size, info.wal_page_size) else {
-        return Ok(tail);
-    };
-    let Run { first, mut last } = run;
-    let mut backs = BACK.iter().copied().peekable();
-    while let Some(back) = backs.peek().copied() {
-        let from = SegmentNumber::new(last.number().saturating_sub(back)).max(first);
-        let segments = catalog.wal.between(path, from, last);
-        let mut last_commit = None;
-        let mut each = |event: &Event| {
-            if let EventKind::Commit(commit) = event.kind {
-                last_commit = last_commit.max(Some(commit.at));
-            }
-            ControlFlow::Continue(())
-        };
-        let walked = walk(repository, &info, layout, &segments, &mut each).await?;
-        catalog.warnings.extend(walked.warnings);
-        if let Some((damaged, how)) = walked.unreadable {
-            // No server gets past it: what can be had ends before.
-            catalog.warnings.push(how);
-            if damaged <= first {
-                return Ok(Tail::default());
-            }
-            last = SegmentNumber::new(damaged.number() - 1);
-            continue;
-        }
-        tail = Tail {
-            lsn: walked.extent.map(|extent| extent.end),
-            last_commit,
-        };
-        if last_commit.is_some() || from == first {
-            break;
-        }
-        backs.next();
-    }
-    Ok(tail)
+    let first = SegmentNumber::holding(backup.start_lsn, size);
+    let last = catalog.wal.end_along(path, backup.start_lsn)?;
+    let doubtful = catalog
+        .doubts
+        .iter()
+        .filter(|doubt| doubt.at.is_some_and(|at| at >= backup.start_lsn))
+        .filter_map(|doubt| Some((doubt, doubt.file.segment()?.number(size)?)))
+        .filter(|(_, number)| (first..=last).contains(number))
+        .filter(|(doubt, number)| {
+            let taken = catalog.wal.on_path(path, *number);
+            taken.is_some_and(|(timeline, _)| timeline == doubt.file.timeline())
+        })
+        .map(|(_, number)| number);
+    let last = doubtful.min().unwrap_or(last);
+    (last >= SegmentNumber::ending(backup.stop_lsn, size)).then_some(Run { first, last })
 }

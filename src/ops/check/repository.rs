@@ -14,7 +14,7 @@ use crate::ops::init;
 use crate::pg::SystemId;
 use crate::pg::size::Size;
 use crate::repo::backup::{self, BackupRecord, BackupState};
-use crate::repo::{ClusterInfo, RepoError, Repository, names};
+use crate::repo::{self, ClusterInfo, Doubt, RepoError, Repository, names};
 use crate::store::{Name, Store, StoreError};
 
 /// No write lasts so long: what is older and still unfinished belongs to a process that died.
@@ -76,6 +76,10 @@ pub(super) async fn check(
         match cluster(&repository, facts).await {
             Ok(check) => log.add(check),
             Err(failure) => log.broke_off("cluster", failure),
+        }
+        match repo::doubts(&repository, facts.system).await {
+            Ok(doubts) => log.add(judge_doubts(&doubts)),
+            Err(error) => log.broke_off("wal_content", error.into()),
         }
         match newest_backup(&repository, facts.system).await {
             Ok(newest) => log.add(judge_backup(newest.as_ref(), store.env().now())),
@@ -143,6 +147,22 @@ async fn cluster(repository: &Repository, facts: &ServerFacts) -> Result<Check, 
         }
         Err(error) => Err(error.into()),
     }
+}
+
+fn judge_doubts(doubts: &[Doubt]) -> Check {
+    let name = "wal_content";
+    let Some(first) = doubts.first() else {
+        return Check::ok(name, "nothing doubtful is noted of the WAL that is stored");
+    };
+    let others = match doubts.len() as u64 - 1 {
+        0 => String::new(),
+        others => format!("; and {} more, see `pgp-pitr list`", words::count(others, "file")),
+    };
+    Check::warning(
+        name,
+        format!("{first}{others}"),
+        "WAL from there on may not be replayed: take a base backup now, and test the server's disk and memory",
+    )
 }
 
 /// The newest backup that was finished.
