@@ -336,7 +336,8 @@ impl Search<'_> {
         let mut finder = StopFinder::new(self.request.requested.target(backup), self.request.inclusive);
         let size = self.catalog.info.segment_size;
         let last_of_interest = segments.get(earliest).map(|(_, segment)| segment.number.number());
-        let mut last_moment: Option<DateTime<Utc>> = None;
+        // The backup's own end can be had, whatever the WAL tells of.
+        let mut last_moment = Some(backup.stopped_at);
         let mut stopped_in: Option<u64> = last_of_interest.filter(|_| self.request.requested == Requested::Immediate);
         let mut each = |event: &crate::wal::Event| {
             let segment = SegmentNumber::holding(event.lsn, size).number();
