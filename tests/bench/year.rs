@@ -1,7 +1,7 @@
 //! A year of WAL: 525,600 segments, one a minute, and a backup a day. How long `list` takes, from a folder and from a
 //! bucket that answers each request in 50 ms, how many requests that is, and how much memory. Called by run.sh.
 //!
-//! The segments are names of empty files, save the last ones, which hold a commit each: `list` reads nothing else.
+//! The segments are names of empty files, save the last ones, which hold a commit each: `list` reads only their indexes.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -36,6 +36,9 @@ const SEGMENTS: u64 = 365 * 24 * 60;
 const BACKUP_EVERY: u64 = 24 * 60;
 /// So many of the last segments are whole.
 const WHOLE: u64 = 4;
+/// Where a segment's commit begins, and its switch.
+const COMMIT: u64 = 40;
+const SWITCH: u64 = 80;
 const ANSWERS_IN: Duration = Duration::from_millis(50);
 const ROUNDS: usize = 5;
 
@@ -87,6 +90,7 @@ async fn measure(name: &'static str, store: &Store, whole: bool) -> (&'static st
             };
             assert!(listing.catalog.warnings.is_empty(), "{:?}", listing.catalog.warnings);
             assert_eq!(listing.wal[0].segments as u64, SEGMENTS);
+            assert!(listing.catalog.doubts.is_empty(), "{:?}", listing.catalog.doubts);
             assert_eq!(listing.windows.len(), 1);
             assert_eq!(listing.windows[0].to, written_at(SEGMENTS));
         } else {
@@ -136,22 +140,15 @@ async fn make(store: &Store, folder: &Path) {
     }
 }
 
-/// A segment with one record, a commit.
+/// A segment with two records, a commit and a switch.
 async fn push(repository: &Repository, file: WalFileName, number: u64) {
     let start = SegmentNumber::new(number).start(SIZE);
-    let mut record = Vec::new();
-    record.extend(34_u32.to_le_bytes());
-    record.extend((number as u32).to_le_bytes());
-    record.extend((start.bytes() - 64).to_le_bytes());
-    // XLOG_XACT_COMMIT of the resource manager for transactions.
-    record.extend([0, 1, 0, 0]);
+    let before = SegmentNumber::new(number - 1).start(SIZE);
     let since_2000 = written_at(number).timestamp_micros() - 946_684_800_000_000;
-    let body = [&[255, 8][..], &since_2000.to_le_bytes()].concat();
-    let mut crc = Digest::new(CrcAlgorithm::Crc32Iscsi);
-    crc.update(&body);
-    crc.update(&record);
-    record.extend((crc.finalize() as u32).to_le_bytes());
-    record.extend(body);
+    let told = [&[255, 8][..], &since_2000.to_le_bytes()].concat();
+    // XLOG_XACT_COMMIT of the resource manager for transactions, XLOG_SWITCH of that for the log itself.
+    let commit = record(before.plus(SWITCH), [0, 1], number as u32, &told);
+    let switch = record(start.plus(COMMIT), [0x40, 0], 0, &[]);
 
     let mut bytes = Vec::new();
     bytes.extend(0xD110_u16.to_le_bytes());
@@ -162,7 +159,9 @@ async fn push(repository: &Repository, file: WalFileName, number: u64) {
     bytes.extend(SYSTEM.to_string().parse::<u64>().unwrap().to_le_bytes());
     bytes.extend((SIZE.bytes() as u32).to_le_bytes());
     bytes.extend(8192_u32.to_le_bytes());
-    bytes.extend(record);
+    bytes.extend(commit);
+    bytes.resize(SWITCH as usize, 0);
+    bytes.extend(switch);
     bytes.resize(SIZE.bytes() as usize, 0);
     let source = WalSource {
         file,
@@ -174,7 +173,22 @@ async fn push(repository: &Repository, file: WalFileName, number: u64) {
         modified_at: written_at(number),
         layout: WalLayout::new(MajorVersion::new(15).unwrap(), SIZE, 8192).ok(),
     };
-    repo::push(repository, &source, 1, None).await.unwrap();
+    let stored = repo::push(repository, &source, 1, None).await.unwrap();
+    assert_eq!(stored.doubt, None);
+}
+
+fn record(previous: Lsn, kind: [u8; 2], xid: u32, body: &[u8]) -> Vec<u8> {
+    let mut record = (24 + body.len() as u32).to_le_bytes().to_vec();
+    record.extend(xid.to_le_bytes());
+    record.extend(previous.bytes().to_le_bytes());
+    record.extend(kind);
+    record.extend([0, 0]);
+    let mut crc = Digest::new(CrcAlgorithm::Crc32Iscsi);
+    crc.update(body);
+    crc.update(&record);
+    record.extend((crc.finalize() as u32).to_le_bytes());
+    record.extend(body);
+    record
 }
 
 /// A backup without a file.
