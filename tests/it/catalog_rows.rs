@@ -1,14 +1,21 @@
 //! What the WAL of real servers tells of their catalogues is what the servers tell of them themselves.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use pgp_pitr::env::Env;
 use pgp_pitr::ops::names::Names;
 use pgp_pitr::pg::Lsn;
+use pgp_pitr::repo::{ClusterInfo, Repository, backup};
+use pgp_pitr::store::{self, S3Settings};
 use pgp_pitr::wal::{CatalogRow, RelFile, RelFork, ResourceManager, StorageChange, Transaction};
 
 use crate::support::cluster::{Cluster, Stop};
 use crate::support::tools::Major;
 use crate::support::user::Scratch;
+use crate::support::vault::Vault;
 use crate::waldump::Segments;
 
 /// A relation as [`SERVER`] prints it.
@@ -213,6 +220,89 @@ fn relations_keep_their_names_whatever_files_they_are_given() {
         // One table was emptied and another dropped in one transaction: which one, the commit does not tell.
         assert_eq!(nameless, ["public.kept"], "{major:?}");
     }
+}
+
+#[test]
+fn names_captured_with_backups_are_put_together_and_a_damaged_capture_is_told() {
+    let vault = Vault::folder();
+    let cluster = vault.protect(Cluster::builder(Major::usual()));
+    cluster.sql("create table orders (x int)");
+    vault.backup(&cluster);
+    let before = file_of(&cluster, "orders");
+    cluster.sql("truncate orders; create table lines (x int)");
+    let between: Lsn = cluster.sql("select pg_current_wal_insert_lsn()").parse().unwrap();
+    cluster.sql("alter table orders rename to purchases");
+    let second = vault.backup(&cluster);
+    let after = file_of(&cluster, "purchases");
+
+    let names = captured(&vault);
+    assert_eq!(names.warnings(), Vec::<String>::new());
+    let name = |names: &Names, file, at| names.relation(file, at).map(|known| known.name);
+    assert_eq!(
+        name(&names, &before, Lsn::new(u64::MAX)).as_deref(),
+        Some("public.orders")
+    );
+    assert_eq!(name(&names, &after, between).as_deref(), Some("public.purchases"));
+    assert_eq!(names.database(before.database), Some("postgres"));
+    let oid = names.relation(&before, between).unwrap().oid;
+    assert_eq!(
+        names.files_of("public.purchases", Some("postgres")),
+        [(before, oid), (after, oid)]
+    );
+
+    let part = format!("backups/{}/relations.jsonl.zst", second["id"].as_str().unwrap());
+    let part = find(Path::new(vault.repo()), &part);
+    let mut bytes = fs::read(&part).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::remove_file(&part).unwrap();
+    fs::write(&part, bytes).unwrap();
+    let names = captured(&vault);
+    assert_eq!(names.warnings().len(), 1, "{:?}", names.warnings());
+    assert!(
+        names.warnings()[0].contains("fails its checksum"),
+        "{:?}",
+        names.warnings()
+    );
+    assert_eq!(name(&names, &before, between).as_deref(), Some("public.orders"));
+    assert_eq!(name(&names, &after, between), None);
+}
+
+fn file_of(cluster: &Cluster, table: &str) -> RelFile {
+    let text = cluster.sql(&format!(
+        "select oid, pg_relation_filenode('{table}') from pg_database where datname = current_database()"
+    ));
+    let (database, number) = text.split_once('|').unwrap();
+    RelFile {
+        tablespace: 1663,
+        database: database.parse().unwrap(),
+        number: number.parse().unwrap(),
+    }
+}
+
+/// A file below the folder of the one cluster in a repository.
+fn find(repository: &Path, end: &str) -> PathBuf {
+    let mut clusters = fs::read_dir(repository.join("clusters")).unwrap();
+    let cluster = clusters.next().unwrap().unwrap().path();
+    cluster.join(end)
+}
+
+fn captured(vault: &Vault) -> Names {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let url = vault.repo().to_str().unwrap().parse().unwrap();
+        let store = store::open(&url, &S3Settings::default(), &Arc::new(Env::of_process())).unwrap();
+        let repository = Repository::open(&store).await.unwrap();
+        let system = ClusterInfo::systems(&repository).await.unwrap()[0];
+        let mut records = Vec::new();
+        for id in backup::ids(&repository, system).await.unwrap() {
+            records.extend(backup::read(&repository, system, &id).await.unwrap());
+        }
+        Names::captured(&repository, &records).await
+    })
 }
 
 /// What the WAL of a cluster tells of names.
