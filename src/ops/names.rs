@@ -31,7 +31,7 @@ use crate::repo::Repository;
 use crate::repo::backup::{self, BackupRecord};
 use crate::wal::{CatalogRow, Oid, RelFile};
 
-/// So many states of relations are kept, 250 bytes each: one of every relation of the largest capture.
+/// So many items are kept, 300 bytes each: one for every relation of the largest capture, 150 MB.
 const STATES: usize = 500_000;
 
 /// Captured parts that are fetched at once.
