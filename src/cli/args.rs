@@ -89,6 +89,9 @@ pub enum Command {
         after_help = "Example:\n  pgp-pitr restore --to /var/lib/postgresql/15/restored --target-time '2026-11-21 10:20:00+01' --repo s3://backups/pg"
     )]
     Restore(RestoreArgs),
+    /// Follow a recovering server: which moment it has reached, how fast, and when it is at its target
+    #[command(after_help = "Example:\n  pgp-pitr watch /var/lib/postgresql/15/restored")]
+    Watch(WatchArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  pgp-pitr completions bash > /etc/bash_completion.d/pgp-pitr")]
     Completions(CompletionsArgs),
@@ -173,6 +176,26 @@ pub struct ShowArgs {
     /// Write the configuration files that were captured with it below this folder
     #[arg(long, value_name = "DIR")]
     pub settings_to: Option<PathBuf>,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `watch`.
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// The data directory of the recovering server
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Tell where it is now, and end
+    #[arg(long)]
+    pub once: bool,
+    /// How long to wait between two looks [default: 1s]
+    #[arg(long, value_name = "DURATION")]
+    pub interval: Option<String>,
+    /// The role to ask the server as [default: PGUSER, else the owner of the directory]
+    #[arg(long = "username", short = 'U', value_name = "ROLE")]
+    pub user: Option<String>,
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,
@@ -335,7 +358,7 @@ impl Command {
             }
             Self::Plan(args) | Self::Restore(args) => given([("cluster", &args.cluster), ("jobs", &args.jobs)]),
             Self::List(args) => given([("cluster", &args.cluster)]),
-            Self::Init(_) | Self::Show(_) | Self::Completions(_) => Flags::new(),
+            Self::Init(_) | Self::Show(_) | Self::Watch(_) | Self::Completions(_) => Flags::new(),
         }
     }
 }

@@ -13,5 +13,6 @@ mod server;
 pub mod settings;
 mod shape;
 mod show;
+mod watch;
 
 pub use pitr::pitr;

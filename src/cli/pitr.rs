@@ -50,6 +50,7 @@ fn run(args: &PitrArgs) -> Result<(), Failure> {
         Command::Plan(args) => session.plan_or_restore(args, false),
         Command::Restore(args) => session.plan_or_restore(args, !args.dry_run),
         Command::Show(args) => session.show(args),
+        Command::Watch(args) => session.watch(args),
     }
 }
 

@@ -45,12 +45,9 @@ impl Progress {
 
     /// Tells how many bytes of how many are done; `more` is added at the end.
     pub fn bytes(&mut self, done: u64, total: u64, more: &str) {
-        let every = if self.terminal { ON_TERMINAL } else { IN_LOG };
-        if self.last.is_some_and(|last| last.elapsed() < every) {
+        if !self.is_due() {
             return;
         }
-        self.last = Some(Instant::now());
-        self.phase.clear();
         let seconds = self.begun.elapsed().as_secs_f64().max(0.001);
         let rate = done as f64 / seconds;
         let left = (total.saturating_sub(done)) as f64 / rate.max(1.0);
@@ -63,6 +60,23 @@ impl Progress {
             humantime::format_duration(Duration::from_secs(left as u64)),
         );
         self.write(&text);
+    }
+
+    /// Tells a line of one's own.
+    pub fn line(&mut self, text: &str) {
+        if self.is_due() {
+            self.write(text);
+        }
+    }
+
+    fn is_due(&mut self) -> bool {
+        let every = if self.terminal { ON_TERMINAL } else { IN_LOG };
+        if self.last.is_some_and(|last| last.elapsed() < every) {
+            return false;
+        }
+        self.last = Some(Instant::now());
+        self.phase.clear();
+        true
     }
 
     /// Ends the line that was drawn.

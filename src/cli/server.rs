@@ -55,9 +55,14 @@ fn read_file(path: &Path) -> std::io::Result<(Vec<u8>, u32)> {
     Ok((bytes, mode))
 }
 
-/// The name of this process's user, as `/etc/passwd` has it.
+/// The name of this process's user.
 fn os_user() -> Option<String> {
-    let uid = rustix::process::geteuid().as_raw().to_string();
+    user_name(rustix::process::geteuid().as_raw())
+}
+
+/// The name of a user, as `/etc/passwd` has it.
+pub(super) fn user_name(uid: u32) -> Option<String> {
+    let uid = uid.to_string();
     let users = fs::read_to_string("/etc/passwd").ok()?;
     users.lines().find_map(|line| {
         let mut fields = line.split(':');

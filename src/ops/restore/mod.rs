@@ -5,6 +5,7 @@
 
 mod directory;
 mod files;
+mod record;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use crate::repo::{RepoError, Repository};
 
 pub use directory::{DirectoryError, check as check_directory};
 pub use files::FilesError;
+pub use record::{RecordedTarget, RestoreRecord};
 pub use settings::{Action, RecoverySettings, RestoreCommand};
 
 /// A manifest is a line per file; larger than this, it is kept but not unpacked in one piece.
@@ -161,7 +163,7 @@ pub fn check(plan: &Plan, goal: &Goal) -> Result<(), Failure> {
 /// Steps, and what a crash after each leaves:
 /// 1. the directories are claimed with a marker: a directory that no server starts on, and that the
 ///    same command takes again;
-/// 2. files, manifest, settings and signal are written: the same;
+/// 2. files, manifest, settings, signal and the plan are written: the same;
 /// 3. all of it is made durable: the same;
 /// 4. `global/pg_control` is made durable: the restored cluster, with markers beside it, which the
 ///    same command takes again as long as no server was started on it;
@@ -189,6 +191,7 @@ pub async fn restore(
     write_manifest(repository, &plan.backup, &goal.to, modes, env).await?;
     let settings = recovery_settings(plan, goal)?;
     settings::write(&goal.to, &settings, goal.standby.is_some(), modes.file, env)?;
+    RestoreRecord::of(plan, goal).write(&goal.to, env)?;
     for folder in folders.iter().chain([&goal.to]) {
         fs::set_permissions(folder, fs::Permissions::from_mode(modes.folder))
             .map_err(DirectoryError::io("set permissions of", folder))?;

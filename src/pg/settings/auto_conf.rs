@@ -50,6 +50,22 @@ impl AutoConf {
         self.lines().any(|line| is_setting(line, name))
     }
 
+    /// The value that the last line of this name gives, as the server's lexer reads it. Include files are not
+    /// looked into.
+    pub fn value(&self, name: &str) -> Option<Vec<u8>> {
+        let last = self.lines().filter(|line| is_setting(line, name)).last()?;
+        let start = last.iter().position(|b| !b" \t\r".contains(b))? + name.len();
+        let rest = last[start..].trim_ascii_start();
+        let rest = rest.strip_prefix(b"=").unwrap_or(rest).trim_ascii_start();
+        Some(match rest.strip_prefix(b"'") {
+            Some(quoted) => unquoted(quoted),
+            None => {
+                let ends = |b: &u8| b.is_ascii_whitespace() || *b == b'#';
+                rest[..rest.iter().position(ends).unwrap_or(rest.len())].to_vec()
+            }
+        })
+    }
+
     /// Drops every line that sets one of these, and our own mark above what an earlier restore appended.
     pub fn remove(&mut self, names: &[&str]) {
         let keep = |line: &&[u8]| *line != MARK && !names.iter().any(|name| is_setting(line, name));
@@ -116,4 +132,41 @@ pub fn quoted(name: &str, value: &[u8]) -> Result<Vec<u8>, SettingsError> {
     }
     text.push(b'\'');
     Ok(text)
+}
+
+/// What stands between quotes, up to the closing one: a quote is doubled or escaped, a backslash begins
+/// an escape.
+fn unquoted(text: &[u8]) -> Vec<u8> {
+    let mut value = Vec::new();
+    let mut bytes = text.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\'' if bytes.peek() == Some(&b'\'') => {
+                bytes.next();
+                value.push(b'\'');
+            }
+            b'\'' => break,
+            b'\\' => match bytes.next() {
+                Some(digit @ b'0'..=b'7') => {
+                    let mut octal = digit - b'0';
+                    for _ in 0..2 {
+                        let Some(digit) = bytes.next_if(|b| (b'0'..=b'7').contains(b)) else {
+                            break;
+                        };
+                        octal = octal.wrapping_mul(8).wrapping_add(digit - b'0');
+                    }
+                    value.push(octal);
+                }
+                Some(b'b') => value.push(0x08),
+                Some(b'f') => value.push(0x0C),
+                Some(b'n') => value.push(b'\n'),
+                Some(b'r') => value.push(b'\r'),
+                Some(b't') => value.push(b'\t'),
+                Some(other) => value.push(other),
+                None => {}
+            },
+            other => value.push(other),
+        }
+    }
+    value
 }

@@ -234,6 +234,20 @@ fn settings_are_appended_below_what_is_there() {
     assert_eq!(conf.bytes(), expected.as_bytes());
 }
 
+#[test]
+fn the_last_line_of_a_name_gives_its_value() {
+    let conf = AutoConf::new(
+        "a = '1'\nA='it''s \\\\ \\101\\t' # no\nb 7#x\nc = on\r\n#d = 1\ne =\nab = 'other'\n d='open\n".as_bytes(),
+    );
+    let value = |name| conf.value(name).map(|value| String::from_utf8(value).unwrap());
+    assert_eq!(value("a").as_deref(), Some("it's \\ A\t"));
+    assert_eq!(value("b").as_deref(), Some("7"));
+    assert_eq!(value("c").as_deref(), Some("on"));
+    assert_eq!(value("d").as_deref(), Some("open\n"));
+    assert_eq!(value("e").as_deref(), Some(""));
+    assert_eq!(value("x"), None);
+}
+
 /// Bytes with more of what matters than chance would give.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let byte = prop_oneof![
@@ -248,6 +262,13 @@ proptest! {
     fn any_words_survive_file_server_and_shell(words in prop::collection::vec(bytes(), 1..5)) {
         let given: Vec<_> = words.iter().map(|word| Word::Exact(OsStr::from_bytes(word))).collect();
         prop_assert_eq!(as_the_program_sees(&given), words);
+    }
+
+    #[test]
+    fn what_is_appended_is_read_back(before in bytes(), value in bytes()) {
+        let mut conf = AutoConf::new(before);
+        conf.append(&[("recovery_target_name", &value)]).unwrap();
+        prop_assert_eq!(conf.value("recovery_target_name"), Some(value));
     }
 
     #[test]
