@@ -201,9 +201,10 @@ pub(super) fn words(goal: &watch::Goal, progress: &Progress, now: DateTime<Utc>)
     };
     match seen.state {
         State::NotRunning => "no server runs".to_owned(),
-        State::Starting => match &seen.busy_with {
-            Some(words) => format!("starting: {words}"),
-            None => "starting".to_owned(),
+        State::Starting => match (&seen.busy_with, seen.segment) {
+            (Some(words), _) => format!("starting: {words}"),
+            (None, Some(segment)) => format!("starting: fetches WAL segment {segment}"),
+            (None, None) => "starting".to_owned(),
         },
         State::Paused => format!("paused at its target: replayed up to {place}"),
         State::StoppedAtTarget => format!("stopped at its target: replayed up to {place}"),

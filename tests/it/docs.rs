@@ -43,6 +43,7 @@ documents! {
     getting_started_is_true: "docs/getting-started.md",
     recovery_targets_are_true: "docs/recovery-targets.md",
     the_exit_codes_are_true: "docs/exit-codes.md",
+    watching_is_true: "docs/watch.md",
     recovery_by_hand_is_true: "docs/repository-format.md",
     the_settings_are_true: "docs/settings.md",
     the_runbook_for_a_dropped_table_is_true: "docs/runbooks/dropped-table.md",

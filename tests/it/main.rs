@@ -30,4 +30,5 @@ mod tidy;
 mod timelines;
 mod wal_index;
 mod waldump;
+mod watch;
 mod windows;

@@ -22,7 +22,7 @@ use super::local::LocalCluster;
 use super::restore::Action;
 use crate::env::Env;
 use crate::error::{Class, Explain, Failure};
-use crate::pg::{ClusterState, ControlFile, Lsn, SegmentName, SegmentNumber, SegmentSize, Timeline};
+use crate::pg::{ClusterState, ControlFile, Lsn, MajorVersion, SegmentName, SegmentNumber, Timeline};
 
 pub use follow::{Ended, Following, MayCome, Progress, Until, follow};
 pub use goal::Goal;
@@ -31,6 +31,10 @@ pub use postmaster::{Postmaster, Status, running};
 pub use speed::{Sample, Samples, Speed};
 pub use sql::Connect;
 pub use title::Doing;
+
+/// From this major on the startup process reads ahead of what it replays: some hundred kilobytes, so that
+/// its title names a segment before the end of the one before is replayed.
+const FIRST_READING_AHEAD: u16 = 15;
 
 /// The log of a server that `restore --start` has started, in its data directory.
 pub const START_LOG: &str = "pgp-start.log";
@@ -310,7 +314,6 @@ impl Watcher {
         }
         let doing = title::of_server(postmaster.pid);
         let answer = self.sql.ask(&postmaster, self.cluster.major, connect, env).await;
-        let size = self.cluster.control.segment_size;
         let mut seen = Observation {
             state: State::Starting,
             timeline: timeline(doing.as_ref(), &control),
@@ -328,7 +331,7 @@ impl Watcher {
         };
         match answer {
             Ok(answer) => self.by_sql(&mut seen, answer),
-            Err(_) => self.by_other_means(&mut seen, doing.as_ref(), size),
+            Err(_) => self.by_other_means(&mut seen, doing.as_ref()),
         }
         self.never_back(&mut seen);
         Ok(seen)
@@ -347,14 +350,14 @@ impl Watcher {
         };
     }
 
-    fn by_other_means(&mut self, seen: &mut Observation, doing: Option<&Doing>, size: SegmentSize) {
+    fn by_other_means(&mut self, seen: &mut Observation, doing: Option<&Doing>) {
         let status = seen.postmaster.as_ref().map(|postmaster| postmaster.status);
         if doing.is_none() && seen.control.state == ClusterState::InProduction && status == Some(Status::Ready) {
             seen.state = State::Running;
             seen.timeline = seen.control.timeline;
             return;
         }
-        let Some((lsn, by)) = position(doing, &seen.control, size) else {
+        let Some((lsn, by)) = position(doing, &seen.control, self.cluster.major) else {
             return;
         };
         let lsn = self.goal.stop_lsn.map_or(lsn, |stop| lsn.min(stop));
@@ -428,7 +431,7 @@ fn timeline(doing: Option<&Doing>, control: &ControlFile) -> Timeline {
 }
 
 /// A position that replay has passed, from the title and `pg_control`.
-fn position(doing: Option<&Doing>, control: &ControlFile, size: SegmentSize) -> Option<(Lsn, Source)> {
+fn position(doing: Option<&Doing>, control: &ControlFile, major: MajorVersion) -> Option<(Lsn, Source)> {
     if !matches!(
         control.state,
         ClusterState::InArchiveRecovery | ClusterState::InCrashRecovery
@@ -438,13 +441,18 @@ fn position(doing: Option<&Doing>, control: &ControlFile, size: SegmentSize) -> 
     // Until a backup is whole again, its end stands where later the position does.
     let whole = control.backup_start.is_none() && control.backup_end.is_none();
     let flushed = control.minimum_recovery.filter(|_| whole);
+    let size = control.segment_size;
+    let ahead = u64::from(major.number() >= FIRST_READING_AHEAD);
+    let before = |number: SegmentNumber, by| SegmentNumber::new(number.number().saturating_sub(by)).start(size);
     let titled = match doing {
-        Some(Doing::Recovering(name)) => name.number(size).map(|number| (number.start(size), number.end(size))),
-        // From 15 on it waits for a segment while the end of the one before is not yet replayed.
-        Some(Doing::WaitingFor(name)) => name.number(size).map(|number| {
-            let before = SegmentNumber::new(number.number().saturating_sub(1));
-            (before.start(size), number.start(size))
-        }),
+        Some(Doing::Recovering(name)) => {
+            let number = name.number(size);
+            number.map(|number| (before(number, ahead), number.end(size)))
+        }
+        Some(Doing::WaitingFor(name)) => {
+            let number = name.number(size);
+            number.map(|number| (before(number, 1 + ahead), number.start(size)))
+        }
         _ => None,
     };
     Some(match (titled, flushed) {

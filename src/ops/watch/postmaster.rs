@@ -1,6 +1,7 @@
 //! `postmaster.pid`: what a running server says of itself, and whether it really runs.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -91,10 +92,12 @@ fn is_alive(pid: i32, directory: &Path) -> bool {
     let folder = Path::new("/proc").join(pid.to_string());
     let stat = fs::read_to_string(folder.join("stat")).unwrap_or_default();
     let ended = field_after_name(&stat, 0).is_some_and(|state| matches!(state, "Z" | "X"));
-    // The server works in its data directory. Not everybody may look; then the number must do.
+    // The server is of the user that owns its data directory, and works in it. Not everybody may look where
+    // a process works.
+    let owner = |path: &Path| fs::metadata(path).ok().map(|about| about.uid());
     let elsewhere = match (fs::read_link(folder.join("cwd")), fs::canonicalize(directory)) {
         (Ok(works_in), Ok(directory)) => works_in != directory,
-        _ => false,
+        _ => folder.exists() && owner(&folder) != owner(directory),
     };
     there && !ended && !elsewhere
 }

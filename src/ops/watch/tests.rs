@@ -1,7 +1,7 @@
 //! What the sources say, put together.
 
 use super::*;
-use crate::pg::golden;
+use crate::pg::{SegmentSize, golden};
 
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
 
@@ -19,8 +19,14 @@ fn name(number: u64) -> SegmentName {
     SegmentNumber::new(number).name(Timeline::FIRST, SIZE)
 }
 
+/// On 14, which does not read ahead.
 fn at(control: &ControlFile, doing: Option<Doing>) -> Option<(u64, Source)> {
-    position(doing.as_ref(), control, SIZE).map(|(lsn, by)| (lsn.bytes(), by))
+    on(14, control, doing)
+}
+
+fn on(major: u16, control: &ControlFile, doing: Option<Doing>) -> Option<(u64, Source)> {
+    let major = MajorVersion::new(major).unwrap();
+    position(doing.as_ref(), control, major).map(|(lsn, by)| (lsn.bytes(), by))
 }
 
 #[test]
@@ -28,11 +34,15 @@ fn a_title_tells_at_least_the_beginning_of_a_segment() {
     let control = recovering();
     let seen = at(&control, Some(Doing::Recovering(name(9))));
     assert_eq!(seen, Some((0x900_0000, Source::Title)));
-    // As seen on 15: it waited for E, and replay stood at the end of what was written into C.
     let seen = at(&control, Some(Doing::WaitingFor(name(0xE))));
     assert_eq!(seen, Some((0xD00_0000, Source::Title)));
+    // As seen on 15: it waited for E, and replay stood at the end of what was written into C.
+    let seen = on(15, &control, Some(Doing::WaitingFor(name(0xE))));
+    assert_eq!(seen, Some((0xC00_0000, Source::Title)));
+    let seen = on(15, &control, Some(Doing::Recovering(name(0xE))));
+    assert_eq!(seen, Some((0xD00_0000, Source::Title)));
     // In the first segment replay begins at the checkpoint.
-    let seen = at(&control, Some(Doing::Recovering(name(2))));
+    let seen = on(15, &control, Some(Doing::Recovering(name(2))));
     assert_eq!(seen, Some((0x200_0028, Source::Title)));
 }
 
