@@ -191,7 +191,7 @@ pub async fn restore(
     write_manifest(repository, &plan.backup, &goal.to, modes, env).await?;
     let settings = recovery_settings(plan, goal)?;
     settings::write(&goal.to, &settings, goal.standby.is_some(), modes.file, env)?;
-    RestoreRecord::of(plan, goal).write(&goal.to, env)?;
+    RestoreRecord::of(plan, goal).write(&goal.to, modes.file, env)?;
     for folder in folders.iter().chain([&goal.to]) {
         fs::set_permissions(folder, fs::Permissions::from_mode(modes.folder))
             .map_err(DirectoryError::io("set permissions of", folder))?;

@@ -73,10 +73,10 @@ impl RestoreRecord {
         }
     }
 
-    pub(super) fn write(&self, root: &Path, env: &Env) -> Result<(), DirectoryError> {
+    pub(super) fn write(&self, root: &Path, mode: u32, env: &Env) -> Result<(), DirectoryError> {
         let path = root.join(PATH);
         let text = serde_json::to_vec_pretty(self).unwrap_or_default();
-        disk::write(&path, &text, 0o600, env).map_err(DirectoryError::io("write", &path))
+        disk::write(&path, &text, mode, env).map_err(DirectoryError::io("write", &path))
     }
 
     /// Reads what a restore has left in a data directory; `None` where there is nothing that can be read
