@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use futures_util::StreamExt;
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
 use pgp_pitr::catalog::Catalog;
 use pgp_pitr::env::Env;
+use pgp_pitr::ops;
 use pgp_pitr::pg::{Lsn, MajorVersion, SegmentNumber, SegmentSize, Timeline, WalFileName};
 use pgp_pitr::repo::{ClusterInfo, Repository, names};
-use pgp_pitr::store::Store;
+use pgp_pitr::store::{self, Name, S3Settings, Store};
 use serde_json::Value;
 
 use crate::support::cluster::{Cluster, Recovered};
@@ -163,6 +165,38 @@ fn an_idle_tail_moves_no_edge_and_a_backup_alone_is_a_window() {
     let listed = &list(&vault)["wal"][0];
     assert_eq!(listed["last_commit_at"], rfc3339(last));
     server.assert_restored(&vault, &history, 1, &Target::Lsn(window.to_lsn));
+    // Marker, cluster, its facts; doubts, backups, a record; all WAL, a timeline, a folder. Then frames, each once, and
+    // the list of ends that the backup's own edge needs.
+    let segments = listed["segments"].as_u64().unwrap();
+    let calls = calls_of_a_listing(&vault);
+    assert!(calls as u64 <= 9 + segments + 2, "{calls} for {segments} segments");
+}
+
+/// How often `list` asks the store for something, on a copy of the repository.
+fn calls_of_a_listing(vault: &Vault) -> usize {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let env = Arc::new(Env::made_up(&[], DateTime::UNIX_EPOCH, 7));
+        let url = vault.repo().to_str().unwrap().parse().unwrap();
+        let folder = store::open(&url, &S3Settings::default(), &env).unwrap();
+        let memory = Arc::new(InMemory::new());
+        let mut all = folder.list(&Name::default());
+        while let Some(entry) = all.next().await {
+            let entry = entry.unwrap();
+            let bytes = folder.get(&entry.location, entry.size).await.unwrap().unwrap();
+            memory.put(&entry.location, bytes.into()).await.unwrap();
+        }
+        let counting = Arc::new(FaultyStore::new(memory, None));
+        let objects: Arc<dyn ObjectStore> = counting.clone();
+        let store = Store::new(objects, "s3://copy".parse().unwrap(), env);
+        let repository = Repository::open(&store).await.unwrap();
+        let listings = ops::list::list(&repository, None).await.unwrap();
+        assert_eq!(listings[0].windows.len(), 1);
+        counting.calls()
+    })
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Where a stretch of WAL ends, and the moments at its edges: from the indexes of its segments, the last ones first.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use futures_util::stream::{self, StreamExt};
 
@@ -19,11 +22,19 @@ const BACK_FROM_CONSISTENCY: [u64; 2] = [2, 16];
 /// How many indexes are read at a time.
 const READS_AT_ONCE: usize = 16;
 
+/// So many of the last ones are kept for the next edge, which is often in the same place: at most 64 KiB each, and mostly
+/// a few kilobytes.
+const KEPT: u64 = 128;
+/// Where more are kept, all are let go.
+const KEPT_IN_ALL: usize = 1024;
+
 /// Reads what is needed of one cluster's WAL.
 pub(super) struct Edges<'a> {
     repository: &'a Repository,
     info: &'a ClusterInfo,
     wal: &'a Coverage,
+    /// Indexes that were read: a window's end is its timeline's, too.
+    known: HashMap<(Timeline, SegmentNumber), Arc<StoredIndex>>,
     /// What could not be read, in words.
     pub(super) warnings: Vec<String>,
 }
@@ -56,6 +67,7 @@ impl<'a> Edges<'a> {
             repository,
             info: &catalog.info,
             wal: &catalog.wal,
+            known: HashMap::new(),
             warnings: Vec::new(),
         }
     }
@@ -126,33 +138,52 @@ impl<'a> Edges<'a> {
         last: SegmentNumber,
         before: Option<Lsn>,
     ) -> Result<Result<Stretch, Damaged>, Failure> {
-        let (repository, info) = (self.repository, self.info);
+        let (repository, info, known) = (self.repository, self.info, &self.known);
         let mut indexes = stream::iter(self.wal.between(path, first, last))
             .map(async |(timeline, segment)| {
+                let at = (timeline, segment.number);
+                if let Some(index) = known.get(&at) {
+                    return (at, Ok(Some(index.clone())));
+                }
                 let file = file(info, timeline, segment);
                 let index = read_index(repository, info, file, segment.stored_bytes.into()).await;
-                (timeline, segment.number, index)
+                (at, index.map(|index| index.map(Arc::new)))
             })
             .buffered(READS_AT_ONCE);
         let (mut stretch, mut chain) = (Stretch::default(), Chain::default());
-        while let Some((timeline, number, index)) = indexes.next().await {
-            let left = path.iter().find(|leg| leg.timeline == timeline).and_then(|leg| leg.to);
+        let (mut kept, mut damaged) = (Vec::new(), None);
+        while let Some((at, index)) = indexes.next().await {
+            let left = path.iter().find(|leg| leg.timeline == at.0).and_then(|leg| leg.to);
             let bound = before.into_iter().chain(left).min();
             let added = match index {
-                Ok(Some(index)) => stretch.follow(&mut chain, &index, bound, repository, info).await,
+                Ok(Some(index)) => {
+                    if at.1 >= reaching_back(last, KEPT) {
+                        kept.push((at, index.clone()));
+                    }
+                    stretch.follow(&mut chain, &index, bound, repository, info).await
+                }
                 // Of a version that can't be read.
-                Ok(None) => return Ok(Ok(stretch)),
+                Ok(None) => break,
                 Err(error) => Err(error),
             };
             match added {
                 Ok(()) if chain.broken().is_some() => break,
                 Ok(()) => {}
                 Err(error) if error.class() == Class::Damaged => {
-                    self.warn(&error);
-                    return Ok(Err(Damaged(number)));
+                    damaged = Some((Damaged(at.1), error));
+                    break;
                 }
                 Err(error) => return Err(error.into()),
             }
+        }
+        drop(indexes);
+        if self.known.len() > KEPT_IN_ALL {
+            self.known.clear();
+        }
+        self.known.extend(kept);
+        if let Some((damaged, error)) = damaged {
+            self.warn(&error);
+            return Ok(Err(damaged));
         }
         stretch.extent = chain.extent();
         Ok(Ok(stretch))
