@@ -6,6 +6,7 @@
 mod judge;
 mod reading;
 mod recoveries;
+mod redated;
 mod rules;
 mod scene;
 mod targets;
@@ -23,19 +24,33 @@ use crate::support::tools::Major;
 
 use judge::Judge;
 use recoveries::Servers;
+use redated::{earlier, redated};
 use scene::Scene;
 use targets::Targets;
 
 #[test]
 fn a_plan_for_any_target_is_what_pg_waldump_and_real_servers_tell() {
     let majors = Major::all();
+    let plans = wanted("PGP_TEST_PLANS", 200);
     let recoveries = wanted("PGP_TEST_RECOVERIES", 110).div_ceil(majors.len());
     for major in majors {
         let scene = Scene::play(major, 1, 400);
         let oracle = Oracle::of(&scene);
-        oracle.plan_for_random_targets(wanted("PGP_TEST_PLANS", 200));
+        oracle.plan_for_random_targets(plans);
         oracle.recover_to_random_targets(recoveries);
+        let redated = redated(&scene, |at| earlier(at, &oracle.chance));
+        let oracle = Oracle::of(&redated);
+        oracle.plan_for_random_targets(plans / 2);
+        oracle.recover_to_random_targets(recoveries.div_ceil(4));
     }
+}
+
+#[test]
+fn a_plan_is_right_in_segments_of_16_mebibytes() {
+    let scene = Scene::play(Major::newest(), 16, 300);
+    let oracle = Oracle::of(&scene);
+    oracle.plan_for_random_targets(wanted("PGP_TEST_PLANS", 200) / 5);
+    oracle.recover_to_random_targets(3);
 }
 
 /// A number from the environment.

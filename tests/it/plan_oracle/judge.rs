@@ -43,8 +43,8 @@ impl<'a> Judge<'a> {
 
     /// The planner's answer, if it is right, where `None` is a refusal; else what is wrong with it.
     pub fn check(&self, request: &Request) -> Result<Option<Plan>, String> {
-        let told = self.view.is_whole().then_some(self.scene.told);
-        let expected = expected(&self.starts, request, told, self.scene.over);
+        let told = self.view.is_whole().then_some(self.scene.facts.told);
+        let expected = expected(&self.starts, request, told, self.scene.facts.over);
         let answer = self.ask(request);
         let wrong = |why: String| format!("{why}\n  {request:?}\n  expected {expected:?}\n  answer   {answer:?}");
         match (&answer, &expected) {

@@ -125,7 +125,7 @@ impl<'a> Servers<'a> {
             (true, Target::Unset) => {
                 assert_eq!(ended, Recovered::Open, "{about}");
                 let prepared = server.sql("select transaction from pg_prepared_xacts");
-                assert_eq!(prepared, self.scene.left_prepared.to_string(), "{about}");
+                assert_eq!(prepared, self.scene.facts.left_prepared.to_string(), "{about}");
             }
             (true, _) => {
                 assert_eq!(ended, Recovered::Paused, "{about}");
@@ -140,7 +140,7 @@ impl<'a> Servers<'a> {
             .iter()
             .filter_map(|record| record.commit());
         let wanted = committed
-            .filter_map(|end| self.scene.rows.get(&end.xid))
+            .filter_map(|end| self.scene.facts.rows.get(&end.xid))
             .flatten()
             .copied();
         let differ: Vec<i64> = rows.symmetric_difference(&wanted.collect()).take(5).copied().collect();

@@ -178,7 +178,9 @@ pub fn expected(starts: &[Start<'_>], request: &Request, told: Option<DateTime<U
             _ if recovery.reached => {}
             Target::Lsn(lsn) if lsn <= wal.end() => return ends(whole.replayed),
             Target::Lsn(_) => return Expected::Refused,
-            Target::Time(time) if wal.last_end(backup).is_some_and(|last| time <= last) => return ends(whole.replayed),
+            Target::Time(time) if wal.last_end(backup).max(Some(backup.stopped_at)) >= Some(time) => {
+                return ends(whole.replayed);
+            }
             Target::Time(time) if told.is_some_and(|told| time <= told) => return ends(whole.replayed),
             Target::Time(time) if time > over => return Expected::Refused,
             Target::Time(_) => {

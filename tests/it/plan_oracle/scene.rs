@@ -2,6 +2,8 @@
 //! folder by `pgp-archive`; and what that came to, as `pg_waldump` and the server tell it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -21,7 +23,9 @@ use super::reading::{self, Record};
 use super::rules::{Start, Wal};
 use crate::support::cluster::Cluster;
 use crate::support::process::signal;
+use crate::support::program::Answer;
 use crate::support::tools::Major;
+use crate::support::user::Scratch;
 use crate::support::vault::Vault;
 
 /// What was played, and what there is to know about it.
@@ -30,8 +34,23 @@ pub struct Scene {
     pub vault: Vault,
     /// Who wrote it.
     pub major: &'static Major,
+    /// Its segments.
+    pub wal: Scratch,
     /// All of its WAL, from the first segment that was archived to the last.
     pub records: Vec<Record>,
+    /// What the server told.
+    pub facts: Facts,
+    /// The repository, opened.
+    pub repository: Repository,
+    /// All that is in it.
+    pub catalog: Catalog,
+    /// What the calls run on.
+    pub runtime: Runtime,
+}
+
+/// What the server told at the end of a scene.
+#[derive(Debug, Clone)]
+pub struct Facts {
     /// The rows of each transaction that was committed.
     pub rows: BTreeMap<u32, BTreeSet<i64>>,
     /// The WAL tells of this moment, by its last restore point.
@@ -40,12 +59,6 @@ pub struct Scene {
     pub over: DateTime<Utc>,
     /// A transaction that was prepared, and never ended.
     pub left_prepared: u32,
-    /// The repository, opened.
-    pub repository: Repository,
-    /// All that is in it.
-    pub catalog: Catalog,
-    /// What the calls run on.
-    pub runtime: Runtime,
 }
 
 /// The catalogue of a scene without some of its segments.
@@ -81,17 +94,21 @@ impl Scene {
         let rows = rows(&primary);
         let told = clock(&primary);
         primary.archive_now();
-        let over = clock(&primary);
-        Self::of(vault, primary, rows, [told, over], left_prepared.parse().unwrap())
+        let facts = Facts {
+            rows,
+            told,
+            over: clock(&primary),
+            left_prepared: left_prepared.parse().unwrap(),
+        };
+        let wal = Scratch::new();
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(primary.data_dir().join("pg_wal")).arg(wal.path());
+        Answer::of(&mut copy).with_code(0);
+        Self::of(vault, major, wal, facts)
     }
 
-    fn of(
-        vault: Vault,
-        primary: Cluster,
-        rows: BTreeMap<u32, BTreeSet<i64>>,
-        [told, over]: [DateTime<Utc>; 2],
-        left_prepared: u32,
-    ) -> Self {
+    /// What was archived into a vault: these segments, in a folder `pg_wal`.
+    pub fn of(vault: Vault, major: &'static Major, wal: Scratch, facts: Facts) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -108,15 +125,13 @@ impl Scene {
         let size = catalog.info.segment_size;
         let numbers = archived(&catalog);
         let [first, last] = [numbers[0], numbers[numbers.len() - 1]].map(|number| number.name(Timeline::FIRST, size));
-        let records = reading::read(primary.major(), &primary.data_dir().join("pg_wal"), [first, last], size);
+        let records = reading::read(major, &wal.join("pg_wal"), [first, last], size);
         let scene = Self {
             vault,
-            major: primary.major(),
+            major,
+            wal,
             records,
-            rows,
-            told,
-            over,
-            left_prepared,
+            facts,
             repository,
             catalog,
             runtime,
@@ -152,7 +167,7 @@ impl Scene {
             .filter_map(|record| Some(record.commit()?.xid))
             .collect();
         assert!(
-            self.rows.keys().all(|xid| commits.contains(xid)),
+            self.facts.rows.keys().all(|xid| commits.contains(xid)),
             "rows without a commit"
         );
     }
@@ -174,6 +189,12 @@ impl Scene {
         missing.push(archived(&self.catalog).last().unwrap().next());
         missing.sort();
         View { catalog, missing }
+    }
+
+    /// Where a segment lies.
+    pub fn segment_path(&self, segment: SegmentNumber) -> PathBuf {
+        let name = segment.name(Timeline::FIRST, self.catalog.info.segment_size);
+        self.wal.join("pg_wal").join(name.to_string())
     }
 
     /// The segments there are, in order.

@@ -91,10 +91,18 @@ impl<'a> Targets<'a> {
             3..5 if !self.odd.is_empty() => at(self.odd[chance.below(self.odd.len())]) + beside,
             5 => backup.stopped_at + beside,
             6 => backup.started_at + beside,
-            7 => [self.scene.told, self.scene.over, all(self.ends.len() - 1), all(0)][chance.below(4)] + beside,
-            8 => [self.scene.over + TimeDelta::hours(1), all(0) - TimeDelta::days(1)][chance.below(2)],
+            7 => {
+                [
+                    self.scene.facts.told,
+                    self.scene.facts.over,
+                    all(self.ends.len() - 1),
+                    all(0),
+                ][chance.below(4)]
+                    + beside
+            }
+            8 => [self.scene.facts.over + TimeDelta::hours(1), all(0) - TimeDelta::days(1)][chance.below(2)],
             _ => {
-                let span = (self.scene.over - all(0)).num_microseconds().unwrap() as usize;
+                let span = (self.scene.facts.over - all(0)).num_microseconds().unwrap() as usize;
                 all(0) + TimeDelta::microseconds(chance.below(span) as i64)
             }
         }
@@ -141,7 +149,7 @@ impl<'a> Targets<'a> {
                 let all: Vec<u32> = all.copied().collect();
                 all[chance.below(all.len())]
             }
-            8 => [last + 1000, 3, self.scene.left_prepared][chance.below(3)],
+            8 => [last + 1000, 3, self.scene.facts.left_prepared][chance.below(3)],
             // Not every transaction with an id has an end of its own in the WAL.
             _ => end.xid + 1,
         }
