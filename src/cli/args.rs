@@ -261,6 +261,24 @@ pub struct RestoreArgs {
     /// Whether the restored server archives its own WAL: keep (what its settings say) or off
     #[arg(long, value_name = "off|keep", default_value = "keep")]
     pub archive: String,
+    /// Start the restored server and follow it to its target
+    #[arg(long)]
+    pub start: bool,
+    /// With --start: the server's port, in the place of its configuration's
+    #[arg(long, value_name = "N", requires = "start")]
+    pub port: Option<u16>,
+    /// With --start: the folder of PostgreSQL's programs [or PGP_BINDIR; else they are looked for]
+    #[arg(long, value_name = "DIR", requires = "start")]
+    pub bindir: Option<String>,
+    /// With --start: the server's postgresql.conf, where it lies outside the data directory
+    #[arg(long, value_name = "FILE", requires = "start")]
+    pub server_config: Option<PathBuf>,
+    /// With --start: more for the server's command line, as for pg_ctl -o
+    #[arg(long, value_name = "OPTIONS", requires = "start", allow_hyphen_values = true)]
+    pub server_options: Option<String>,
+    /// With --start, as root: the account that runs the server [default: the directory's owner, or postgres]
+    #[arg(long, value_name = "USER", requires = "start")]
+    pub run_as: Option<String>,
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -356,7 +374,11 @@ impl Command {
                 ]));
                 flags
             }
-            Self::Plan(args) | Self::Restore(args) => given([("cluster", &args.cluster), ("jobs", &args.jobs)]),
+            Self::Plan(args) | Self::Restore(args) => given([
+                ("cluster", &args.cluster),
+                ("jobs", &args.jobs),
+                ("bindir", &args.bindir),
+            ]),
             Self::List(args) => given([("cluster", &args.cluster)]),
             Self::Init(_) | Self::Show(_) | Self::Watch(_) | Self::Completions(_) => Flags::new(),
         }

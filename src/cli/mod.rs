@@ -13,6 +13,7 @@ mod server;
 pub mod settings;
 mod shape;
 mod show;
+mod start;
 mod watch;
 
 pub use pitr::pitr;

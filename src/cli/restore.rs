@@ -9,10 +9,12 @@ use super::pitr::{PROGRAM, Session};
 use super::progress::{Progress, size};
 use super::report;
 use super::run::{block_on, open_store};
+use super::start::Started;
 use crate::catalog::Catalog;
 use crate::error::{Class, Explain, Failure};
 use crate::ops::plan::{self, Request, TimelineChoice};
 use crate::ops::restore::{self, Action, Goal, RestoreCommand};
+use crate::ops::start::Start;
 use crate::pg::conninfo::Overrides;
 use crate::pg::time::{Clock, RecoveryTime, rfc3339};
 use crate::pg::{Leg, Lsn, SystemId, Timeline};
@@ -62,59 +64,97 @@ fn value(flag: &'static str, value: &str) -> impl FnOnce(String) -> FlagError {
     move |why| FlagError::Value { flag, value, why }
 }
 
+/// What a restore has done.
+struct Done {
+    plan: Plan,
+    goal: Goal,
+    answer: Value,
+    start: Option<Start>,
+}
+
 impl Session {
     pub(super) fn plan_or_restore(&self, args: &RestoreArgs, act: bool) -> Result<(), Failure> {
+        let Some(mut done) = block_on(self.restored(args, act))? else {
+            return Ok(());
+        };
+        let started = match &done.start {
+            Some(start) => Some(self.start(start, &done.goal)?),
+            None => None,
+        };
+        let text = if args.json {
+            if let Some(started) = started {
+                done.answer["started"] = started.document;
+            }
+            format!("{}\n", done.answer)
+        } else {
+            next_steps(&done.plan, &done.goal, started.as_ref())
+        };
+        Ok(report::answer(&text)?)
+    }
+
+    /// Plans, answers where no more was asked for, else restores.
+    async fn restored(&self, args: &RestoreArgs, act: bool) -> Result<Option<Done>, Failure> {
         let request = self.request(args)?;
         let goal = self.goal(args, act)?;
         let cluster = self.settings.get::<SystemId>("cluster")?;
         let store = open_store(PROGRAM, &self.settings, &self.env)?;
-        block_on(async {
-            if let (true, Some(goal)) = (act, &goal) {
-                // Before anything is fetched: a directory that is in use is a slip of the hand.
-                restore::check_directory(&goal.to)?;
-            }
-            let repository = Repository::open(&store).await?;
-            let info = plan::choose_cluster(&repository, cluster).await?;
-            let catalog = Catalog::read(&repository, info).await?;
-            let mut plan = plan::plan(&repository, &catalog, &request).await?;
-            plan.warnings.extend(self.warnings(&request, goal.as_ref(), act));
-            let settings = match &goal {
-                Some(goal) => restore::recovery_settings(&plan, goal)?,
-                None => Vec::new(),
-            };
-            let settings = self.without_passwords(settings)?;
-            if let (false, Some(goal)) = (act, &goal) {
-                restore::check_mappings(&plan, goal)?;
-                let refused = restore::check(&plan, goal).err().filter(|_| args.to.is_some());
-                plan.warnings
-                    .extend(refused.map(|failure| format!("restore would refuse this: {failure}")));
-            }
-            let answer = json(&plan, &settings);
-            if !act {
-                let text = if args.json {
-                    format!("{answer}\n")
-                } else {
-                    describe(&plan, &settings, false)
-                };
-                return Ok(report::answer(&text)?);
-            }
-            let Some(goal) = &goal else {
-                return Err(FlagError::NoDirectory.into());
-            };
-            report::note(describe(&plan, &settings, true).trim_end());
-            restore::check(&plan, goal)?;
-            let mut progress = Progress::begin();
-            let total = plan.backup.size_bytes;
-            let mut tell = |bytes: u64| progress.bytes(bytes, total, "");
-            restore::restore(&repository, &plan, goal, &self.env, &mut tell).await?;
-            progress.end();
+        if let (true, Some(goal)) = (act, &goal) {
+            // Before anything is fetched: a directory that is in use is a slip of the hand.
+            restore::check_directory(&goal.to)?;
+        }
+        let repository = Repository::open(&store).await?;
+        let info = plan::choose_cluster(&repository, cluster).await?;
+        let catalog = Catalog::read(&repository, info).await?;
+        let mut plan = plan::plan(&repository, &catalog, &request).await?;
+        plan.warnings.extend(self.warnings(&request, goal.as_ref()));
+        let settings = match &goal {
+            Some(goal) => restore::recovery_settings(&plan, goal)?,
+            None => Vec::new(),
+        };
+        let settings = self.without_passwords(settings)?;
+        let start = match &goal {
+            Some(goal) => self.prepare_start(args, goal, &plan.backup.pg_version),
+            None => Ok(None),
+        };
+        if let (false, Some(goal)) = (act, &goal) {
+            restore::check_mappings(&plan, goal)?;
+            let refused = restore::check(&plan, goal).err().filter(|_| args.to.is_some());
+            let refused = refused.map(|failure| failure.one_line());
+            let refused = refused.into_iter().chain(start.as_ref().err().map(Failure::one_line));
+            plan.warnings
+                .extend(refused.map(|failure| format!("restore would refuse this: {failure}")));
+        }
+        if act && rustix::process::geteuid().is_root() {
+            let owner = start.as_ref().ok().and_then(|start| start.as_ref()?.gives_away());
+            plan.warnings.push(as_root(owner));
+        }
+        let answer = json(&plan, &settings);
+        if !act {
             let text = if args.json {
                 format!("{answer}\n")
             } else {
-                next_steps(&plan, goal)
+                describe(&plan, &settings, false)
             };
-            Ok(report::answer(&text)?)
-        })
+            report::answer(&text)?;
+            return Ok(None);
+        }
+        let start = start?;
+        let Some(goal) = goal else {
+            return Err(FlagError::NoDirectory.into());
+        };
+        report::note(describe(&plan, &settings, true).trim_end());
+        restore::check(&plan, &goal)?;
+        let mut progress = Progress::begin();
+        let total = plan.backup.size_bytes;
+        let mut tell = |bytes: u64| progress.bytes(bytes, total, "");
+        restore::restore(&repository, &plan, &goal, &self.env, &mut tell).await?;
+        progress.end();
+        Ok(Some(Done {
+            plan,
+            goal,
+            answer,
+            start,
+        }))
     }
 
     /// The settings as they may be shown: how to reach the primary, without what opens it.
@@ -236,7 +276,7 @@ impl Session {
         }))
     }
 
-    fn warnings(&self, request: &Request, goal: Option<&Goal>, act: bool) -> Vec<String> {
+    fn warnings(&self, request: &Request, goal: Option<&Goal>) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.settings.repo().is_ok_and(|url| url.folder().is_none()) && self.settings.s3_key_only_in_environment() {
             warnings.push(
@@ -263,14 +303,17 @@ impl Session {
                 self.env.local(time.instant()).to_rfc3339(),
             ));
         }
-        if act && rustix::process::geteuid().is_root() {
-            warnings.push(
-                "this runs as root: PostgreSQL starts only in a directory that its own user owns (chown -R, or run \
-                 it as that user)"
-                    .to_owned(),
-            );
-        }
         warnings
+    }
+}
+
+/// What root is told about who owns the files.
+fn as_root(given_to: Option<&str>) -> String {
+    match given_to {
+        Some(owner) => format!("this runs as root: the restored files are given to \"{owner}\", which runs the server"),
+        None => "this runs as root: PostgreSQL starts only in a directory that its own user owns (chown -R, or run it \
+                 as that user)"
+            .to_owned(),
     }
 }
 
@@ -407,17 +450,29 @@ fn describe(plan: &Plan, settings: &restore::RecoverySettings, act: bool) -> Str
     text
 }
 
-fn next_steps(plan: &Plan, goal: &Goal) -> String {
+fn next_steps(plan: &Plan, goal: &Goal, started: Option<&Started>) -> String {
     let quoted = |path: &Path| {
         let word = crate::pg::settings::shell_word(path.as_os_str()).unwrap_or_default();
         String::from_utf8_lossy(&word).into_owned()
     };
-    let directory = quoted(&goal.to);
-    let mut text = format!(
-        "restored {} to {}\nstart it:    pg_ctl -D {directory} start\nlook:        psql -c 'select pg_is_in_recovery(), pg_last_wal_replay_lsn()'\n",
-        plan.backup.id,
-        goal.to.display(),
-    );
+    let mut text = format!("restored {} to {}\n", plan.backup.id, goal.to.display());
+    let connect = match started {
+        None => {
+            text.push_str(&format!("start it:    pg_ctl -D {} start\n", quoted(&goal.to)));
+            String::new()
+        }
+        Some(started) => {
+            text.push_str(&format!("started:     {}\n", started.text));
+            format!(" {}", started.connect)
+        }
+    };
+    text.push_str(&format!(
+        "look:        psql{connect} -c 'select pg_is_in_recovery(), pg_last_wal_replay_lsn()'\n"
+    ));
+    let promoted = goal.action == Action::Promote || plan.requested == Requested::Latest;
+    if started.is_some() && goal.standby.is_none() && promoted {
+        return text;
+    }
     match (goal.action, &goal.standby, &plan.requested) {
         (_, Some(_), _) => text.push_str("go on:       it follows its primary; pg_ctl promote ends that\n"),
         (_, _, Requested::Latest) => text.push_str("go on:       it promotes by itself at the end of the WAL\n"),

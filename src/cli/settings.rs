@@ -106,6 +106,12 @@ pub const KEYS: &[Key] = &[
     ),
     key("slot", "PGP_SLOT", "", "a replication slot that holds the backup's WAL"),
     key(
+        "bindir",
+        "PGP_BINDIR",
+        "",
+        "the folder of PostgreSQL's programs, for restore --start: unless set, it is looked for",
+    ),
+    key(
         "wal_timeout",
         "PGP_WAL_TIMEOUT",
         "5min",

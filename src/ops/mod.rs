@@ -12,5 +12,6 @@ pub mod names;
 pub mod plan;
 pub mod restore;
 pub mod show;
+pub mod start;
 mod walk;
 pub mod watch;
