@@ -459,16 +459,18 @@ fn next_steps(plan: &Plan, goal: &Goal, started: Option<&Started>) -> String {
     let connect = match started {
         None => {
             text.push_str(&format!("start it:    pg_ctl -D {} start\n", quoted(&goal.to)));
-            String::new()
+            Some(String::new())
         }
         Some(started) => {
             text.push_str(&format!("started:     {}\n", started.text));
-            format!(" {}", started.connect)
+            started.connect.as_ref().map(|connect| format!(" {connect}"))
         }
     };
-    text.push_str(&format!(
-        "look:        psql{connect} -c 'select pg_is_in_recovery(), pg_last_wal_replay_lsn()'\n"
-    ));
+    if let Some(connect) = connect {
+        text.push_str(&format!(
+            "look:        psql{connect} -c 'select pg_is_in_recovery(), pg_last_wal_replay_lsn()'\n"
+        ));
+    }
     let promoted = goal.action == Action::Promote || plan.requested == Requested::Latest;
     if started.is_some() && goal.standby.is_none() && promoted {
         return text;

@@ -9,7 +9,7 @@ use super::watch::{INTERVAL, document, interrupted, tell_words, words};
 use crate::error::Failure;
 use crate::ops::restore::Goal;
 use crate::ops::start::{self, Launched, Start};
-use crate::ops::watch::{Ended, Until, WatchError, Watcher};
+use crate::ops::watch::{Ended, Postmaster, Until, WatchError, Watcher};
 
 /// A server that was started, when it had arrived.
 pub(super) struct Started {
@@ -17,8 +17,8 @@ pub(super) struct Started {
     pub(super) document: Value,
     /// The same in words.
     pub(super) text: String,
-    /// How to connect: what goes behind `psql`.
-    pub(super) connect: String,
+    /// How to connect, while it runs: what goes behind `psql`.
+    pub(super) connect: Option<String>,
 }
 
 impl Session {
@@ -64,16 +64,18 @@ impl Session {
         document["log"] = log.clone().into();
         let server = progress.seen.postmaster.as_ref();
         let process = server.map_or_else(String::new, |server| format!("process {}, ", server.pid));
-        let host = server.and_then(|server| server.host());
-        let host = host.map_or_else(String::new, |host| format!("-h {host} "));
-        let port = server.and_then(|server| server.port);
-        let port = port.map_or_else(String::new, |port| format!("-p {port} "));
         Ok(Started {
             text: format!("{} ({process}log {log})", words(watcher.goal(), &progress, now)),
-            connect: format!("{host}{port}-d postgres"),
+            connect: server.map(connect),
             document,
         })
     }
+}
+
+fn connect(server: &Postmaster) -> String {
+    let host = server.host().map_or_else(String::new, |host| format!("-h {host} "));
+    let port = server.port.map_or_else(String::new, |port| format!("-p {port} "));
+    format!("{host}{port}-d postgres")
 }
 
 /// The commonest reason of all has a remedy of its own.

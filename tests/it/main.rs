@@ -22,6 +22,7 @@ mod recovery_outage;
 mod replication;
 mod shapes;
 mod show;
+mod start;
 mod stores;
 mod support;
 mod support_works;

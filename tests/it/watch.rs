@@ -22,16 +22,17 @@ use crate::support::vault::Vault;
 const FILES: usize = 8;
 
 /// A primary whose WAL is in a repository, and a moment in the middle of it.
-struct Scene {
-    vault: Vault,
-    primary: Cluster,
-    target: DateTime<Utc>,
-    rows: usize,
-    scratch: Scratch,
+pub(crate) struct Scene {
+    pub(crate) vault: Vault,
+    pub(crate) primary: Cluster,
+    pub(crate) target: DateTime<Utc>,
+    /// How many rows the ledger has at that moment.
+    pub(crate) rows: usize,
+    pub(crate) scratch: Scratch,
 }
 
 impl Scene {
-    fn play(major: &'static Major) -> Self {
+    pub(crate) fn play(major: &'static Major) -> Self {
         let vault = Vault::folder();
         let builder = Cluster::builder(major).initdb_args(["--wal-segsize=1"]);
         let primary = vault.protect(builder.conf("autovacuum", "off"));
@@ -75,8 +76,8 @@ impl Scene {
     }
 }
 
-/// Puts a pause before each WAL file that the server fetches.
-fn slow_down(directory: &Path, scratch: &Scratch) {
+/// `pgp-restore` with a pause before each WAL file.
+pub(crate) fn slow_restore(scratch: &Scratch) -> PathBuf {
     let slow = scratch.join("slow-restore");
     let program = Program::Restore.path();
     fs::write(
@@ -85,6 +86,12 @@ fn slow_down(directory: &Path, scratch: &Scratch) {
     )
     .unwrap();
     fs::set_permissions(&slow, fs::Permissions::from_mode(0o755)).unwrap();
+    slow
+}
+
+/// Puts a pause before each WAL file that the server fetches.
+fn slow_down(directory: &Path, scratch: &Scratch) {
+    let (slow, program) = (slow_restore(scratch), Program::Restore.path());
     let path = directory.join("postgresql.auto.conf");
     let text = fs::read_to_string(&path).unwrap();
     let slowed = text.replace(
@@ -115,7 +122,7 @@ fn watching(directory: &Path, more: &[&str]) -> Child {
         .unwrap()
 }
 
-fn ended(child: Child) -> (i32, String, String) {
+pub(crate) fn ended(child: Child) -> (i32, String, String) {
     let output = child.wait_with_output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (

@@ -57,7 +57,7 @@ impl Goal {
 
     /// Whether a server that has paused here has arrived.
     pub(super) fn is_reached(&self, lsn: Option<Lsn>) -> bool {
-        let Some(target) = &self.target else {
+        let Some(target) = self.target.as_ref().filter(|target| target.kind != "latest") else {
             return false;
         };
         match (self.stop_lsn, lsn) {

@@ -390,8 +390,11 @@ impl Watcher {
             postmaster: None,
             timeline: timeline(None, &control),
             segment: None,
-            replayed_lsn: lsn,
-            replayed_at: self.farthest.and_then(|(_, _, at)| at),
+            replayed_lsn: self.goal.stop_lsn.filter(|_| by_goal).or(lsn),
+            replayed_at: match by_goal {
+                true => self.goal.last_commit_at,
+                false => self.farthest.and_then(|(_, _, at)| at),
+            },
             by: lsn.map(|_| Source::Control),
             no_sql: None,
             busy_with: None,
