@@ -3,7 +3,7 @@
 
 mod dump;
 mod index;
-mod workload;
+pub mod workload;
 
 use std::fs;
 use std::path::PathBuf;
@@ -89,7 +89,7 @@ pub struct Segments {
 
 /// A record, told in the words of `pg_waldump`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Told {
+pub struct Told {
     start: Lsn,
     text: String,
 }
