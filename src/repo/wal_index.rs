@@ -269,8 +269,8 @@ fn unpack(section: &Section, bytes: &[u8]) -> Result<Vec<u8>, String> {
 }
 
 /// Reads the core of a WAL file's index. `object_bytes` is the size of its object, as a listing tells it. Where the
-/// object came without an index, the one that an earlier reader has left is taken, or else the segment is read, and its
-/// index is left for the next one.
+/// object came without an index, or with a damaged one, the one that an earlier reader has left is taken, or else the
+/// segment is read, and its index is left for the next one.
 ///
 /// `Ok(None)`: this version can't read WAL of the cluster's major, or the file is no WAL.
 ///
@@ -290,14 +290,16 @@ pub async fn read_index(
     };
     let store = repository.store();
     let object = names::wal_file(cluster.system, file);
-    if let Some(found) = read_from(store, cluster, file, &object, object_bytes).await? {
-        return Ok(Some(found));
+    match read_from(store, cluster, file, &object, object_bytes).await {
+        Ok(Some(found)) => return Ok(Some(found)),
+        // What can be made again is no loss; if the segment is damaged too, making it says so.
+        Ok(None) | Err(RepoError::Damaged { .. }) => {}
+        Err(error) => return Err(error),
     }
     let kept = names::wal_index(cluster.system, segment, file);
     if let Some(entry) = store.head(&kept).await? {
         match read_from(store, cluster, file, &kept, entry.size).await {
             Ok(Some(found)) => return Ok(Some(found)),
-            // What can be made again is no loss.
             Ok(None) | Err(RepoError::Damaged { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -408,7 +410,10 @@ impl StoredIndex {
             Rest::Here { ends, .. } => Ok(ends.clone()),
             Rest::Stored { sections, .. } if sections[ENDS].stored > 0 => {
                 let read = |raw: &[u8]| read_ends(self.core.start, raw);
-                self.section(repository.store(), ENDS, read).await
+                match self.section(repository.store(), ENDS, read).await {
+                    Err(RepoError::Damaged { .. }) => Ok(self.read_again(repository, cluster).await?.ends),
+                    read => read,
+                }
             }
             Rest::Stored { .. } if self.core.ends.commits + self.core.ends.aborts == 0 => Ok(Vec::new()),
             Rest::Stored { .. } => Ok(self.read_again(repository, cluster).await?.ends),
@@ -423,7 +428,10 @@ impl StoredIndex {
         match &self.rest {
             Rest::Here { touched, .. } => Ok((**touched).clone()),
             Rest::Stored { sections, .. } if sections[BLOCKS].stored > 0 => {
-                self.section(repository.store(), BLOCKS, read_touched).await
+                match self.section(repository.store(), BLOCKS, read_touched).await {
+                    Err(RepoError::Damaged { .. }) => Ok(self.read_again(repository, cluster).await?.touched),
+                    read => read,
+                }
             }
             Rest::Stored { .. } => Ok(self.read_again(repository, cluster).await?.touched),
         }

@@ -19,13 +19,22 @@ use rustix::time::{ClockId, clock_gettime};
 const ROUNDS: usize = 15;
 
 fn main() {
-    let paths: Vec<String> = std::env::args().skip(1).filter(|path| !path.starts_with("--")).collect();
+    let paths: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|path| !path.starts_with("--"))
+        .collect();
     if paths.is_empty() {
         println!("usage: tests/bench/run.sh index");
         return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    println!("{:<26} {:>9} {:>9} {:>7} {:>9} {:>8}", "segment", "plain ms", "index ms", "ratio", "index B", "GB/s");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    println!(
+        "{:<26} {:>9} {:>9} {:>7} {:>9} {:>8}",
+        "segment", "plain ms", "index ms", "ratio", "index B", "GB/s"
+    );
     for path in paths {
         runtime.block_on(measure(Path::new(&path)));
     }

@@ -7,6 +7,7 @@ use super::super::record::{Record, RecordError};
 use super::super::rmgr::ResourceManager;
 use super::super::target::CommitPoint;
 use super::super::xact::{Transaction, TransactionEnd};
+use super::tally::Ending;
 use super::{Broken, Ends, FirstRecord, LeftOut, Notable, Part, SegmentIndex, Tally, Touched, XidSet};
 use crate::pg::{Lsn, Timeline};
 use crate::wal::{CatalogRow, EndReason};
@@ -276,18 +277,21 @@ impl Seen<'_> {
         self.count(end, &event);
         self.xids.push(end.xid.number());
         self.within.extend(end.subtransactions.iter().map(|xid| xid.number()));
-        let part = self.tally.end(end.xid, end.subtransactions.iter());
-        let large = part.as_ref().is_some_and(|part| {
-            part.rows() >= self.limits.rows || !part.emptied.is_empty() || !part.truncated.is_empty()
-        });
-        if large || end.committed && !end.dropped.is_empty() {
+        let drops = end.committed && !end.dropped.is_empty();
+        let enough = self.limits.rows;
+        let wanted = |rows, empties| drops || empties || rows >= enough;
+        let ending = self.tally.end_if(end.xid, end.subtransactions.iter(), wanted);
+        if ending == Ending::Unwanted {
+            self.core.left_out.parts += 1;
+        }
+        if drops || matches!(ending, Ending::Part(_)) {
             let notable = notable_of(end, event.clone(), self.limits.items);
             if !self.core.notable.push_up_to(self.limits.notable, notable) {
                 self.core.left_out.notable += 1;
             }
-            self.core.parts.extend(part);
-        } else if part.is_some_and(|part| part.rows() > 0) {
-            self.core.left_out.parts += 1;
+        }
+        if let Ending::Part(part) = ending {
+            self.core.parts.push(*part);
         }
         self.ends.push(event);
     }

@@ -14,6 +14,7 @@
 mod build;
 mod chain;
 mod code;
+mod open;
 mod tally;
 mod touched;
 mod xids;

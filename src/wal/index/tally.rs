@@ -1,16 +1,14 @@
 //! Counts what records do: rows by transaction and relation, blocks touched.
 
-use rustc_hash::FxHashMap;
-
 use super::super::cursor::Cursor;
 use super::super::decoder::RawRecord;
 use super::super::record::{Record, RecordError, RelFile, RelFork};
 use super::super::rmgr::ResourceManager;
 use super::super::storage::StorageChange;
 use super::super::xid::Xid;
+use super::open::{Open, OpenTransactions};
 use super::touched::{Collector, Touched};
 use super::{Activity, Part, Rows};
-use crate::pg::Lsn;
 
 /// `XLOG_HEAP_OPMASK`: what is left of `xl_info` without the flag for a page that is built anew.
 const OPERATION_MASK: u8 = 0x70;
@@ -31,24 +29,7 @@ pub struct Tally {
     collector: Collector,
     /// By the collector's numbers.
     relations: Vec<(Rows, u64)>,
-    transactions: FxHashMap<u32, Open>,
-}
-
-/// A transaction that has not ended.
-#[derive(Debug, Clone)]
-struct Open {
-    files: Option<Box<Files>>,
-    first: Lsn,
-    wal_bytes: u64,
-    relations: Vec<(u32, Rows)>,
-}
-
-/// What few transactions do.
-#[derive(Debug, Clone, Default)]
-struct Files {
-    created: Vec<RelFile>,
-    emptied: Vec<RelFile>,
-    truncated: Vec<(u32, u32)>,
+    transactions: OpenTransactions,
 }
 
 impl Tally {
@@ -72,14 +53,10 @@ impl Tally {
         let main = main.map_or(&[][..], |at| &raw.bytes()[at..]);
         let rows = rows_of(raw, main);
         if raw.xid() != Xid::NONE {
-            let open = self.transactions.entry(raw.xid().number());
-            let open = open.or_insert_with(|| Open::at(raw.start()));
+            let open = self.transactions.get(raw.xid(), raw.start());
             open.wal_bytes += u64::from(raw.length());
             if let (Some(rows), Some((number, _))) = (&rows, first) {
-                match open.relations.iter_mut().find(|(known, _)| *known == number) {
-                    Some((_, sum)) => sum.add(rows),
-                    None => open.relations.push((number, *rows)),
-                }
+                open.count(number, rows);
             }
             note_files(open, raw, main);
         }
@@ -91,41 +68,43 @@ impl Tally {
 
     /// A transaction has ended, and with it these subtransactions: what all of them did, as one.
     pub fn end(&mut self, xid: Xid, subtransactions: impl Iterator<Item = Xid>) -> Option<Part> {
-        let mut whole = self.transactions.remove(&xid.number());
-        for xid in subtransactions {
-            let Some(open) = self.transactions.remove(&xid.number()) else {
-                continue;
-            };
-            match &mut whole {
-                None => whole = Some(open),
-                Some(whole) => whole.take(open),
-            }
+        match self.end_if(xid, subtransactions, |_, _| true) {
+            Ending::Part(part) => Some(*part),
+            Ending::Nothing | Ending::Unwanted => None,
         }
-        whole.map(|open| self.part(xid, open))
     }
 
-    fn part(&self, xid: Xid, open: Open) -> Part {
-        let files = open.files.map(|files| *files).unwrap_or_default();
-        Part {
-            xid,
-            first: open.first,
-            wal_bytes: open.wal_bytes,
-            relations: open
-                .relations
-                .iter()
-                .map(|(number, rows)| (self.collector.file(*number).0, *rows))
-                .collect(),
-            created: files.created,
-            emptied: files.emptied,
-            truncated: files.truncated,
+    /// As [`Self::end`]; what they did is told only if it is `wanted`, for so many rows and for files emptied or not.
+    pub(super) fn end_if(
+        &mut self,
+        xid: Xid,
+        subtransactions: impl Iterator<Item = Xid>,
+        wanted: impl FnOnce(u64, bool) -> bool,
+    ) -> Ending {
+        for subtransaction in subtransactions {
+            let mut part = None;
+            self.transactions.end(subtransaction, |open| part = Some(open.clone()));
+            if let Some(mut part) = part {
+                self.transactions.get(xid, part.first).absorb(&mut part);
+            }
         }
+        let collector = &self.collector;
+        let ended = self.transactions.end(xid, |open| {
+            let rows = open.rows();
+            match wanted(rows, open.files.as_ref().is_some_and(|files| files.empties())) {
+                true => Ending::Part(Box::new(part(collector, xid, open))),
+                false if rows > 0 => Ending::Unwanted,
+                false => Ending::Nothing,
+            }
+        });
+        ended.unwrap_or(Ending::Nothing)
     }
 
     /// The blocks, what was done to each relation, and the transactions that have not ended.
     pub fn finish(mut self) -> (Touched, Vec<Activity>, Vec<Part>) {
         let mut open: Vec<Part> = std::mem::take(&mut self.transactions)
-            .into_iter()
-            .map(|(xid, open)| self.part(Xid::new(xid), open))
+            .into_all()
+            .map(|(xid, mut open)| part(&self.collector, xid, &mut open))
             .collect();
         open.sort_by_key(|part| part.first);
         let mut relations = Vec::new();
@@ -144,31 +123,28 @@ impl Tally {
     }
 }
 
-impl Open {
-    const fn at(first: Lsn) -> Self {
-        Self {
-            files: None,
-            first,
-            wal_bytes: 0,
-            relations: Vec::new(),
-        }
-    }
+/// What became of a transaction's count when it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It changed no row.
+    Nothing,
+    /// It changed some, and they are not wanted.
+    Unwanted,
+    /// It did this.
+    Part(Box<Part>),
+}
 
-    fn take(&mut self, other: Self) {
-        self.first = self.first.min(other.first);
-        self.wal_bytes += other.wal_bytes;
-        for (number, rows) in other.relations {
-            match self.relations.iter_mut().find(|(known, _)| *known == number) {
-                Some((_, sum)) => sum.add(&rows),
-                None => self.relations.push((number, rows)),
-            }
-        }
-        if let Some(more) = other.files {
-            let files = self.files.get_or_insert_default();
-            files.created.extend(more.created);
-            files.emptied.extend(more.emptied);
-            files.truncated.extend(more.truncated);
-        }
+fn part(collector: &Collector, xid: Xid, open: &mut Open) -> Part {
+    let files = open.files.take().map(|files| *files).unwrap_or_default();
+    let relation = |(number, rows): &(u32, Rows)| (collector.file(*number).0, *rows);
+    Part {
+        xid,
+        first: open.first,
+        wal_bytes: open.wal_bytes,
+        relations: open.relations.iter().map(relation).collect(),
+        created: files.created,
+        emptied: files.emptied,
+        truncated: files.truncated,
     }
 }
 

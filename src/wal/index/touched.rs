@@ -71,13 +71,15 @@ impl Touched {
 const PENDING: usize = 1 << 19;
 /// References to a block that was referred to shortly before are passed over; this many are remembered.
 const RECENT: usize = 1 << 12;
+const RECENT_FILES: usize = 64;
 
 /// Collects references to blocks, in bounded memory.
 #[derive(Debug, Clone)]
 pub(super) struct Collector {
     files: Vec<(RelFile, RelFork)>,
     numbers: FxHashMap<(RelFile, RelFork), u32>,
-    last: u32,
+    /// Numbers of files that were asked for shortly before.
+    recent_files: [u32; RECENT_FILES],
     recent: Vec<u64>,
     blocks: Vec<u64>,
     shift: u8,
@@ -88,7 +90,7 @@ impl Default for Collector {
         Self {
             files: Vec::new(),
             numbers: FxHashMap::default(),
-            last: 0,
+            recent_files: [0; RECENT_FILES],
             recent: vec![u64::MAX; RECENT],
             blocks: Vec::new(),
             shift: 0,
@@ -99,15 +101,18 @@ impl Default for Collector {
 impl Collector {
     /// A file's number among those seen.
     pub(super) fn number(&mut self, file: RelFile, fork: RelFork) -> u32 {
-        if self.files.get(self.last as usize) == Some(&(file, fork)) {
-            return self.last;
+        let slot = (file.number as usize ^ usize::from(fork.number()) << 3) % RECENT_FILES;
+        let remembered = self.recent_files[slot];
+        if self.files.get(remembered as usize) == Some(&(file, fork)) {
+            return remembered;
         }
         let next = self.files.len() as u32;
-        self.last = *self.numbers.entry((file, fork)).or_insert(next);
-        if self.last == next {
+        let number = *self.numbers.entry((file, fork)).or_insert(next);
+        if number == next {
             self.files.push((file, fork));
         }
-        self.last
+        self.recent_files[slot] = number;
+        number
     }
 
     /// The file of this number.
