@@ -81,6 +81,11 @@ pub enum Command {
     /// Show everything known of one backup
     #[command(after_help = "Example:\n  pgp-pitr show 20261121T101500Z-1f2e3d4c --repo s3://backups/pg")]
     Show(ShowArgs),
+    /// Find where in the WAL something happened, each time with the restore to the moment just before it
+    #[command(
+        after_help = "Example:\n  pgp-pitr find --drop --between '2 hours ago' now --repo s3://backups/pg\n\nWithout a filter, everything remarkable is told. The kinds of events add up; --xid, --relation, --between and\n--around narrow the search."
+    )]
+    Find(FindArgs),
     /// Show what restore would do, and do nothing
     #[command(after_help = "Example:\n  pgp-pitr plan --target-time '2026-11-21 10:20:00+01' --repo s3://backups/pg")]
     Plan(RestoreArgs),
@@ -196,6 +201,47 @@ pub struct WatchArgs {
     /// The role to ask the server as [default: PGUSER, else the owner of the directory]
     #[arg(long = "username", short = 'U', value_name = "ROLE")]
     pub user: Option<String>,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `find`.
+#[derive(Debug, Args)]
+pub struct FindArgs {
+    /// Dropped tables
+    #[arg(long)]
+    pub drop: bool,
+    /// Tables emptied by TRUNCATE
+    #[arg(long)]
+    pub truncate: bool,
+    /// Transactions that deleted so many rows of one table [default: 1000]
+    #[arg(long, value_name = "ROWS", num_args = 0..=1, default_missing_value = "1000")]
+    pub mass_delete: Option<String>,
+    /// Restore points
+    #[arg(long)]
+    pub restore_points: bool,
+    /// This transaction, whatever it did
+    #[arg(long, value_name = "N")]
+    pub xid: Option<String>,
+    /// What was done to this table
+    #[arg(long, value_name = "SCHEMA.TABLE")]
+    pub relation: Option<String>,
+    /// Only in this database
+    #[arg(long, value_name = "NAME")]
+    pub database: Option<String>,
+    /// From A to B, times or positions in the WAL
+    #[arg(long, num_args = 2, value_names = ["A", "B"], allow_hyphen_values = true)]
+    pub between: Option<Vec<String>>,
+    /// Every transaction in the minutes around this moment
+    #[arg(long, value_name = "TIME", conflicts_with = "between", allow_hyphen_values = true)]
+    pub around: Option<String>,
+    /// Only on this timeline
+    #[arg(long, value_name = "N")]
+    pub timeline: Option<String>,
+    /// The cluster's system identifier, where the repository holds several
+    #[arg(long, value_name = "SYSID")]
+    pub cluster: Option<String>,
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,
@@ -380,6 +426,7 @@ impl Command {
                 ("bindir", &args.bindir),
             ]),
             Self::List(args) => given([("cluster", &args.cluster)]),
+            Self::Find(args) => given([("cluster", &args.cluster)]),
             Self::Init(_) | Self::Show(_) | Self::Watch(_) | Self::Completions(_) => Flags::new(),
         }
     }

@@ -3,6 +3,7 @@
 pub mod args;
 mod backup;
 mod check;
+mod find;
 mod list;
 mod pitr;
 mod progress;

@@ -46,6 +46,7 @@ fn run(args: &PitrArgs) -> Result<(), Failure> {
             Ok(report::answer(&String::from_utf8_lossy(&script))?)
         }
         Command::Backup(args) => session.backup(args),
+        Command::Find(args) => session.find(args),
         Command::List(args) => session.list(args),
         Command::Plan(args) => session.plan_or_restore(args, false),
         Command::Restore(args) => session.plan_or_restore(args, !args.dry_run),

@@ -4,6 +4,7 @@ pub mod archive;
 pub mod backup;
 pub mod check;
 pub mod fetch;
+pub mod find;
 pub mod init;
 pub mod inventory;
 pub mod list;

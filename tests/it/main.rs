@@ -13,6 +13,7 @@ mod check;
 mod doc_tables;
 mod docs;
 mod faulty_disk;
+mod find;
 mod fuzz;
 mod guards;
 mod inventory;
