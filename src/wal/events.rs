@@ -132,6 +132,14 @@ impl EventKind {
         }
     }
 
+    /// The end of a transaction, if it is one.
+    pub const fn ended(&self) -> Option<&Ended> {
+        match self {
+            Self::Commit(ended) | Self::Abort(ended) => Some(ended),
+            _ => None,
+        }
+    }
+
     /// What the record means to a recovery; `None` where it means nothing that a plan depends on.
     pub fn of(raw: &RawRecord<'_>) -> Result<Option<Self>, RecordError> {
         match raw.manager() {

@@ -15,6 +15,8 @@ mod build;
 mod chain;
 mod code;
 mod open;
+#[cfg(test)]
+pub(crate) mod summary;
 mod tally;
 mod touched;
 mod xids;

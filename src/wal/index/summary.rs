@@ -1,0 +1,67 @@
+//! Indexes made of events alone, for tests of what reads indexes.
+
+use super::{Broken, Ends, FirstRecord, LeftOut, SegmentIndex, XidSet};
+use crate::pg::{Lsn, MajorVersion};
+use crate::wal::{CommitPoint, Event, EventKind, Extent};
+
+/// What the index of a segment tells that begins at `start`, has these records (where each begins and ends) and these
+/// events among them, and breaks off at `broken`.
+pub(crate) fn summary(
+    start: Lsn,
+    previous: Lsn,
+    records: &[(Lsn, Lsn)],
+    events: &[Event],
+    broken: Option<Broken>,
+) -> SegmentIndex {
+    let mut ends = Ends::default();
+    let (mut ended, mut others) = (Vec::new(), Vec::new());
+    for event in events {
+        ends.latest = ends.latest.max(event.kind.at());
+        let Some(end) = event.kind.ended() else {
+            others.push(event.clone());
+            continue;
+        };
+        ended.push(end.xid.number());
+        ends.latest_end = ends.latest_end.max(Some(end.at));
+        ends.earliest_end = Some(ends.earliest_end.map_or(end.at, |at| at.min(end.at)));
+        if !matches!(event.kind, EventKind::Commit(_)) {
+            ends.aborts += 1;
+            continue;
+        }
+        ends.commits += 1;
+        ends.latest_commit = ends.latest_commit.max(Some(end.at));
+        let point = CommitPoint {
+            lsn: event.lsn,
+            end_lsn: event.end_lsn,
+            xid: end.xid,
+            at: end.at,
+        };
+        ends.first_commit = ends.first_commit.or(Some(point));
+        ends.last_commit = Some(point);
+    }
+    SegmentIndex {
+        start,
+        version: MajorVersion::new(17).unwrap(),
+        timeline: None,
+        first: records.first().map(|(lsn, _)| FirstRecord { lsn: *lsn, previous }),
+        extent: records.last().map(|(last_record, end)| Extent {
+            last_record: *last_record,
+            end: *end,
+        }),
+        broken,
+        rest: None,
+        overwrites: false,
+        begun: None,
+        ends,
+        ended: XidSet::of(ended),
+        ended_within: XidSet::default(),
+        events: others,
+        notable: Vec::new(),
+        parts: Vec::new(),
+        relations: Vec::new(),
+        catalog: Vec::new(),
+        minutes: Vec::new(),
+        left_out: LeftOut::default(),
+        troubles: Vec::new(),
+    }
+}
