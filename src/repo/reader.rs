@@ -1,9 +1,11 @@
 //! Reading a base backup: its map, and the content of its frames.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use bytes::Bytes;
 
@@ -14,6 +16,7 @@ use super::writer::PackRow;
 use super::{RepoError, Repository, names};
 use crate::codec::CompressError;
 use crate::pg::SystemId;
+use crate::store::{Name, Store};
 
 /// A part of a table never unpacks to more than this: rows are added whole to a part that is not
 /// full yet, and a row is far smaller than a part.
@@ -90,6 +93,109 @@ pub async fn frames(
     part: usize,
 ) -> Result<Option<Vec<MappedFrame>>, RepoError> {
     table_part(repository, record, "frames", part).await
+}
+
+/// Which of a backup's own objects is missing, or has another size than it was written with, in words; `None` where all
+/// are there. Told by listings: what the objects hold is not read.
+///
+/// # Errors
+/// A damaged list of packs, or the store.
+pub async fn lacks(repository: &Repository, record: &BackupRecord) -> Result<Option<String>, RepoError> {
+    let (store, system) = (repository.store(), record.system_identifier);
+    let wrong = |name: &Name, wanted: u64, found: Option<u64>| match found {
+        None => Some(format!("{} is missing", store.full(name))),
+        Some(found) if found != wanted => Some(format!("{} has {found} bytes, not {wanted}", store.full(name))),
+        Some(_) => None,
+    };
+    let parts = sizes(store, &names::backups(system).join(record.id.as_str())).await?;
+    for part in &record.parts {
+        let name = names::backup_part(system, &record.id, &part.name);
+        let lack = wrong(&name, part.size, parts.get(&name).copied());
+        if lack.is_some() {
+            return Ok(lack);
+        }
+    }
+    let mut packs = packs(repository, record).await?;
+    packs.sort_by(|a, b| a.backup.cmp(&b.backup));
+    for of_one in packs.chunk_by(|a, b| a.backup == b.backup) {
+        let there = sizes(store, &names::packs(system).join(of_one[0].backup.as_str())).await?;
+        for pack in of_one {
+            let name = names::pack(system, &pack.backup, pack.number);
+            let lack = wrong(&name, pack.size, there.get(&name).copied());
+            if lack.is_some() {
+                return Ok(lack);
+            }
+        }
+    }
+    Ok(None)
+}
+
+async fn sizes(store: &Store, folder: &Name) -> Result<HashMap<Name, u64>, RepoError> {
+    let (_, objects) = store.list_level(folder).await?;
+    Ok(objects
+        .into_iter()
+        .map(|object| (object.location, object.size))
+        .collect())
+}
+
+/// The content of one small file of a backup; `None` where the backup has none of that name, or it is longer than
+/// `limit`.
+///
+/// # Errors
+/// As [`table`], and a damaged pack.
+pub async fn content(
+    repository: &Repository,
+    record: &BackupRecord,
+    path: &Path,
+    limit: usize,
+) -> Result<Option<Vec<u8>>, RepoError> {
+    let mut number = 0;
+    let mut size = None;
+    for part in 0.. {
+        let Some(rows) = table_part::<FileEntry>(repository, record, "files", part).await? else {
+            return Ok(None);
+        };
+        if let Some(at) = rows.iter().position(|row| row.tablespace == 0 && row.path() == path) {
+            (number, size) = (number + at as u32, usize::try_from(rows[at].size).ok());
+            break;
+        }
+        number += rows.len() as u32;
+    }
+    let Some(size) = size.filter(|size| *size <= limit) else {
+        return Ok(None);
+    };
+    let packs = packs(repository, record).await?;
+    let (mut content, mut left) = (vec![0; size], size);
+    // What matters most was stored last: `pg_control` comes at the end of a base backup.
+    for part in (0..record.table("frames").count()).rev() {
+        for row in frames(repository, record, part).await?.unwrap_or_default() {
+            let mut at = 0;
+            for piece in &row.pieces {
+                let from = at;
+                at += piece.len as usize;
+                let Some(pack) = packs.get(row.pack as usize).filter(|_| piece.file == number) else {
+                    continue;
+                };
+                let mut reader = PackReader::open(
+                    repository,
+                    record.system_identifier,
+                    pack,
+                    std::slice::from_ref(&row.frame),
+                )
+                .await?;
+                let bytes = reader.content(&row.frame)?.get(from..at).unwrap_or_default();
+                let place = usize::try_from(piece.offset).unwrap_or(usize::MAX);
+                if let Some(room) = content.get_mut(place..place.saturating_add(bytes.len())) {
+                    room.copy_from_slice(bytes);
+                    left = left.saturating_sub(bytes.len());
+                }
+            }
+        }
+        if left == 0 {
+            return Ok(Some(content));
+        }
+    }
+    Ok(None)
 }
 
 /// Some frames of one pack, at hand to be opened.

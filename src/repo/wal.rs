@@ -216,7 +216,7 @@ pub async fn fetch(
 }
 
 /// A stored file that can't be opened is a store that can't be reached, not a missing object.
-fn unavailable(store: &Store, name: &Name, source: io::Error) -> RepoError {
+pub(super) fn unavailable(store: &Store, name: &Name, source: io::Error) -> RepoError {
     RepoError::Store(crate::store::StoreError::Io {
         doing: "read",
         object: store.full(name),
@@ -305,7 +305,13 @@ impl From<CompressError> for Unpack {
 }
 
 /// Reads an identity and holds it against the name under which it lies.
-fn check(store: &Store, name: &Name, system: SystemId, file: WalFileName, bytes: &[u8]) -> Result<Identity, RepoError> {
+pub(super) fn check(
+    store: &Store,
+    name: &Name,
+    system: SystemId,
+    file: WalFileName,
+    bytes: &[u8],
+) -> Result<Identity, RepoError> {
     let damaged = |why| RepoError::Damaged {
         object: store.full(name),
         why,
