@@ -325,6 +325,9 @@ pub struct RestoreArgs {
     /// With --start, as root: the account that runs the server [default: the directory's owner, or postgres]
     #[arg(long, value_name = "USER", requires = "start")]
     pub run_as: Option<String>,
+    /// Don't read the WAL through for damage before the plan is given: only its indexes are looked at
+    #[arg(long)]
+    pub trust_wal: bool,
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,

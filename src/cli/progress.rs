@@ -79,6 +79,14 @@ impl Progress {
         true
     }
 
+    /// Tells how many things of how many are done; nothing where that takes no time.
+    pub fn counted(&mut self, doing: &str, done: usize, total: usize, things: &str) {
+        self.last.get_or_insert(self.begun);
+        if self.is_due() {
+            self.write(&format!("{doing}: {} of {} {things}", grouped(done), grouped(total)));
+        }
+    }
+
     /// Ends the line that was drawn.
     pub fn end(&mut self) {
         if self.drawn {
@@ -108,4 +116,29 @@ impl Drop for Progress {
 /// Bytes for people.
 pub fn size(bytes: u64) -> String {
     Size::new(bytes).short()
+}
+
+/// A number with its thousands apart: `12,345`.
+pub fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_stand_apart() {
+        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(grouped(number), text);
+        }
+    }
 }

@@ -106,6 +106,12 @@ impl Session {
         let info = plan::choose_cluster(&repository, cluster).await?;
         let catalog = Catalog::read(&repository, info).await?;
         let mut plan = plan::plan(&repository, &catalog, &request).await?;
+        if !args.trust_wal {
+            let mut progress = Progress::begin();
+            let mut tell = |done, total| progress.counted("checking WAL", done, total, "segments");
+            plan::prove(&repository, &catalog, &request, &mut plan, &mut tell).await?;
+            progress.end();
+        }
         plan.warnings.extend(self.warnings(&request, goal.as_ref()));
         let settings = match &goal {
             Some(goal) => restore::recovery_settings(&plan, goal)?,

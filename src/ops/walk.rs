@@ -1,108 +1,88 @@
-//! Reading WAL out of the repository, segment after segment, for what recovery meets in it.
+//! Reading WAL itself out of the repository, where indexes don't tell what recovery meets in it.
 
 use std::io::{self, Write};
-use std::ops::ControlFlow;
 
 use crate::catalog::StoredSegment;
-use crate::error::{Class, Failure};
-use crate::pg::{Lsn, SegmentNumber, Timeline, WalFileName};
-use crate::repo::{self, ClusterInfo, Fetched, Repository};
-use crate::wal::{EndReason, Event, Extent, RecoveryEvents, WalLayout, Walked};
+use crate::error::Failure;
+use crate::pg::{Lsn, Timeline, WalFileName};
+use crate::plan::search::Stretch;
+use crate::repo::{self, ClusterInfo, Fetched, RepoError, Repository};
+use crate::wal::{RecoveryEvents, WalLayout, Walked};
 
-/// How a walk came out.
-#[derive(Debug, Default)]
-pub(super) struct Walk {
-    /// How far it came; `None` without one whole record.
-    pub(super) extent: Option<Extent>,
-    /// Whether it was ended by whoever looked on.
-    pub(super) broken_off: bool,
-    /// What ended it before its last segment's end.
-    pub(super) ended: Option<(Lsn, EndReason)>,
-    /// The first segment that is damaged or gone, and how: no server can fetch it.
-    pub(super) unreadable: Option<(SegmentNumber, String)>,
-    /// What could not be read, in words.
-    pub(super) warnings: Vec<String>,
+/// The WAL file of a segment.
+pub(super) fn file_of(cluster: &ClusterInfo, (timeline, segment): (Timeline, StoredSegment)) -> WalFileName {
+    let name = segment.number.name(timeline, cluster.segment_size);
+    if segment.partial {
+        WalFileName::Partial(name)
+    } else {
+        WalFileName::Segment(name)
+    }
 }
 
-/// Walks through segments that follow each other and shows each event to `each`, until that says to
-/// break off or the WAL ends.
-pub(super) async fn walk(
+/// What the records tell that begin in these segments, which follow each other, and end at `until` or before.
+pub(super) async fn stretch(
     repository: &Repository,
     cluster: &ClusterInfo,
-    layout: WalLayout,
     segments: &[(Timeline, StoredSegment)],
-    each: &mut (dyn FnMut(&Event) -> ControlFlow<()> + Send),
-) -> Result<Walk, Failure> {
-    let mut walk = Walk::default();
+    until: Lsn,
+) -> Result<Stretch, Failure> {
     let Some((_, first)) = segments.first() else {
-        return Ok(walk);
+        return Ok(Stretch::default());
     };
+    let unreadable = |why: String| RepoError::Damaged {
+        object: format!("the WAL of cluster {}", cluster.system),
+        why,
+    };
+    let layout = WalLayout::new(cluster.major, cluster.segment_size, cluster.wal_page_size);
+    let layout = layout.map_err(|error| unreadable(error.to_string()))?;
     let start = first.number.start(cluster.segment_size);
-    let mut sink = Sink {
+    let mut sink = Until {
         events: RecoveryEvents::new(start, layout),
         at: start,
-        each,
-        walk: &mut walk,
+        until,
+        stretch: Stretch::default(),
+        ended: false,
     };
-    for (timeline, segment) in segments {
-        sink.events.allow_timelines_up_to(*timeline);
-        let name = segment.number.name(*timeline, cluster.segment_size);
-        let file = if segment.partial {
-            WalFileName::Partial(name)
-        } else {
-            WalFileName::Segment(name)
-        };
-        match repo::fetch(repository.store(), cluster.system, file, &mut sink).await {
-            Ok(Fetched::Whole) => {}
-            Ok(Fetched::Missing) => {
-                let how = format!("{file} was there a moment ago and is gone");
-                sink.walk.unreadable = Some((segment.number, how));
-                break;
-            }
-            Err(error) if crate::error::Explain::class(&error) == Class::Damaged => {
-                sink.walk.unreadable = Some((segment.number, crate::error::on_one_line(&error)));
-                break;
-            }
-            Err(error) => return Err(error.into()),
-        }
-        if sink.walk.broken_off || sink.walk.ended.is_some() {
-            break;
+    for segment in segments {
+        sink.events.allow_timelines_up_to(segment.0);
+        let file = file_of(cluster, *segment);
+        if repo::fetch(repository.store(), cluster.system, file, &mut sink).await? == Fetched::Missing {
+            return Err(unreadable(format!("{file} was there a moment ago and is gone")).into());
         }
     }
-    walk.extent = sink.events.extent();
-    Ok(walk)
+    sink.stretch.extent = sink.events.extent();
+    Ok(sink.stretch)
 }
 
-/// Decodes what is written to it.
-struct Sink<'a> {
+/// Decodes what is written to it, up to some place.
+struct Until {
     events: RecoveryEvents,
     at: Lsn,
-    each: &'a mut (dyn FnMut(&Event) -> ControlFlow<()> + Send),
-    walk: &'a mut Walk,
+    until: Lsn,
+    stretch: Stretch,
+    ended: bool,
 }
 
-impl Write for Sink<'_> {
+impl Write for Until {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.walk.broken_off || self.walk.ended.is_some() {
-            // The rest of the segment is still read, because its checksum is.
+        let left = self.until.bytes().saturating_sub(self.at.bytes());
+        let wanted = &bytes[..bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
+        if self.ended || wanted.is_empty() {
+            // The rest is still read, because its checksum is.
             return Ok(bytes.len());
         }
-        self.events.push(self.at, bytes).map_err(io::Error::other)?;
-        self.at = self.at.plus(bytes.len() as u64);
+        self.events.push(self.at, wanted).map_err(io::Error::other)?;
+        self.at = self.at.plus(wanted.len() as u64);
         loop {
             match self.events.walk() {
                 Ok(Walked::NeedMore) => return Ok(bytes.len()),
-                Ok(Walked::Event(event)) => {
-                    if (self.each)(&event).is_break() {
-                        self.walk.broken_off = true;
-                        return Ok(bytes.len());
-                    }
-                }
-                Ok(Walked::EndOfWal { at, why }) => {
-                    self.walk.ended = Some((at, why));
+                Ok(Walked::Event(event)) => self.stretch.events.push(event),
+                Ok(Walked::EndOfWal { .. }) => {
+                    self.ended = true;
                     return Ok(bytes.len());
                 }
-                Err(error) => self.walk.warnings.push(error.to_string()),
+                // Passed over by the index as well, and told by it.
+                Err(_) => {}
             }
         }
     }

@@ -7,11 +7,13 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::error::{Class, Explain};
+use super::needs::{Needs, NewTablespace};
 use crate::pg::time::{RecoveryTime, rfc3339};
 use crate::pg::{Leg, Lsn, Timeline};
 use crate::repo::backup::{BackupId, BackupRecord};
 use crate::wal::{CommitPoint, Extent, Outcome, Stop, Target, Xid};
+
+pub use super::refusal::{Moment, Nearest, Refusal};
 
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +102,29 @@ pub struct Findings {
     pub extent: Option<Extent>,
     /// The last moment that it tells of, of whatever kind.
     pub last_moment: Option<DateTime<Utc>>,
+    /// How many segments the server reads, up to its stop or to the end.
+    pub segments: usize,
+    /// Why recovery ends before the WAL does, where it does.
+    pub ends: Option<String>,
+    /// What the server must be ready for on its way to the stop.
+    pub needs: Needs,
+    /// What is told of the transaction that was asked for.
+    pub xid: XidTold,
+    /// Records that could not be understood, in words.
+    pub troubles: Vec<String>,
+}
+
+/// What the WAL tells of a transaction that was asked for, besides its end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct XidTold {
+    /// When it was prepared, and under which name.
+    pub prepared: Option<(DateTime<Utc>, String)>,
+    /// It is a subtransaction that ended with another transaction in this segment, by its place on the way.
+    pub within: Option<usize>,
+    /// It is a subtransaction of this one.
+    pub whole: Option<Xid>,
+    /// It was rolled back.
+    pub rolled_back: bool,
 }
 
 /// The point that is really reached.
@@ -135,6 +160,12 @@ pub struct Plan {
     pub reaches: Reaches,
     /// How many segments recovery will fetch.
     pub segments: usize,
+    /// Settings that must be higher than the backup has them, and how high.
+    pub settings: Vec<(&'static str, i32)>,
+    /// Tablespaces that are created on the way and that the backup does not hold.
+    pub tablespaces: Vec<NewTablespace>,
+    /// Whether the server must not read ahead: it would stumble over what lies behind its target.
+    pub no_read_ahead: bool,
     /// Bytes to fetch from the repository, backup and WAL.
     pub fetch_bytes: u64,
     /// The backups that were passed over, newest first, and why.
@@ -173,6 +204,7 @@ pub fn settle(
         next_commit: outcome.next_commit,
     };
     match (requested, outcome.stop) {
+        (Requested::Latest, _) if found.ends.is_some() => Err(Missed::TooLate("recovery ends there".to_owned())),
         (Requested::Latest, Some(stop)) => Ok((Vec::new(), reaches(stop))),
         (Requested::Latest, None) => Err(Missed::TooLate("the WAL holds no whole record".to_owned())),
         (Requested::Immediate, Some(stop)) => Ok((immediate(), reaches(stop))),
@@ -261,83 +293,5 @@ pub const fn reached(stop: Stop) -> Lsn {
     match stop {
         Stop::Before(lsn) | Stop::Near(lsn) | Stop::EndOfWal(lsn) => lsn,
         Stop::After { end_lsn, .. } => end_lsn,
-    }
-}
-
-/// A recovery that can't be had.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Refusal {
-    /// There is no backup to start from.
-    #[error("cluster {0} has no backup to restore")]
-    NoBackup(String),
-    /// The timeline isn't there.
-    #[error("the repository knows no timeline {asked} of this cluster; it has {}", list(known))]
-    NoTimeline {
-        /// The one asked for.
-        asked: Timeline,
-        /// Those there are.
-        known: Vec<String>,
-    },
-    /// The backup isn't there.
-    #[error("the cluster has no backup {0}")]
-    NoSuchBackup(BackupId),
-    /// What should lead there is damaged.
-    #[error("target {target} can't be reached: {what}")]
-    Damaged {
-        /// The target.
-        target: String,
-        /// What is damaged.
-        what: String,
-    },
-    /// The target lies outside of what can be reached.
-    #[error("target {target} on timeline {timeline} is out of reach: {why}")]
-    OutOfReach {
-        /// The target.
-        target: String,
-        /// The timeline.
-        timeline: Timeline,
-        /// Why.
-        why: String,
-        /// The nearest that can be reached before it.
-        before: Option<String>,
-        /// The nearest that can be reached after it.
-        after: Option<String>,
-    },
-}
-
-fn list(items: &[String]) -> String {
-    if items.is_empty() {
-        "none".to_owned()
-    } else {
-        items.join(", ")
-    }
-}
-
-impl Explain for Refusal {
-    fn class(&self) -> Class {
-        match self {
-            Self::NoSuchBackup(_) => Class::Usage,
-            Self::Damaged { .. } => Class::Damaged,
-            _ => Class::OutOfReach,
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::OutOfReach { before, after, .. } => {
-                let side = |name, moment: &Option<String>| match moment {
-                    Some(moment) => format!("nearest {name}: {moment}"),
-                    None => format!("nothing {name} it can be reached"),
-                };
-                Some(format!("{}; {}", side("before", before), side("after", after)))
-            }
-            Self::Damaged { .. } => Some(
-                "put that object back from a copy of the repository, or choose a target before it or another backup"
-                    .to_owned(),
-            ),
-            Self::NoBackup(_) => Some("take one with `pgp-pitr backup`".to_owned()),
-            Self::NoTimeline { .. } | Self::NoSuchBackup(_) => Some("`pgp-pitr list` shows what there is".to_owned()),
-        }
     }
 }

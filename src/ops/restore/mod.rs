@@ -130,6 +130,13 @@ pub fn recovery_settings(plan: &Plan, goal: &Goal) -> Result<RecoverySettings, S
             }
         }
     }
+    for (name, value) in &plan.settings {
+        set(name, &value.to_string());
+    }
+    // From 15 on a server decodes WAL before it replays it.
+    if plan.no_read_ahead && plan.backup.pg_version.parse::<u16>().is_ok_and(|major| major >= 15) {
+        set("recovery_prefetch", "off");
+    }
     if goal.archive_off {
         set("archive_mode", "off");
     }

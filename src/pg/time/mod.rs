@@ -17,7 +17,7 @@ mod tests;
 
 use std::fmt;
 
-use chrono::{DateTime, FixedOffset, NaiveDateTime, SubsecRound, Utc};
+use chrono::{DateTime, FixedOffset, NaiveDateTime, Offset, SubsecRound, Utc};
 use chrono_tz::Tz;
 
 pub use error::ParseTimeError;
@@ -73,6 +73,11 @@ impl RecoveryTime {
     /// Where the text is not a time, or could mean more than one.
     pub fn parse(text: &str, clock: &Clock<'_>) -> Result<Self, ParseTimeError> {
         parse::recovery_time(text, clock)
+    }
+
+    /// A moment that is known already.
+    pub fn of(instant: DateTime<Utc>) -> Self {
+        Self::new(instant, Understood::Offset(Utc.fix()))
     }
 
     fn new(instant: DateTime<Utc>, understood: Understood) -> Self {
