@@ -53,6 +53,14 @@ fn a_plan_is_right_in_segments_of_16_mebibytes() {
     oracle.recover_to_random_targets(3);
 }
 
+#[test]
+fn a_plan_is_right_across_a_fork() {
+    let scene = Scene::play_with_a_fork(Major::usual(), 300);
+    let oracle = Oracle::of(&scene);
+    oracle.plan_for_random_targets(wanted("PGP_TEST_PLANS", 200) / 2);
+    oracle.recover_to_random_targets(8);
+}
+
 /// A number from the environment.
 fn wanted(name: &str, usually: usize) -> usize {
     let env = Env::of_process();

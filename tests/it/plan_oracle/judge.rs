@@ -144,9 +144,10 @@ impl<'a> Judge<'a> {
         Ok(())
     }
 
-    /// The backups, oldest first.
-    pub fn starts(&self) -> &[Start<'a>] {
-        &self.starts
+    /// The backups on the path, oldest first.
+    pub fn starts(&self) -> Vec<&Start<'a>> {
+        let consistent = |start: &&Start<'_>| start.wal.recover(start.backup, &Target::Unset, true).consistent;
+        self.starts.iter().filter(consistent).collect()
     }
 
     /// Where a plan begins.

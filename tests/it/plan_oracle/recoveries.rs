@@ -28,10 +28,10 @@ pub struct Servers<'a> {
 type Settings = Vec<(String, String)>;
 
 impl<'a> Servers<'a> {
-    /// Restores each backup of a scene.
+    /// Restores each backup on a scene's path.
     pub fn of(scene: &'a Scene) -> Self {
         let restored = Scratch::new();
-        for backup in &scene.catalog.backups {
+        for backup in scene.backups() {
             let id = backup.id.as_str();
             let arguments = ["--immediate", "--archive", "off", "--backup", id];
             scene.vault.restore(&restored.join(id), &arguments).with_code(0);
@@ -67,7 +67,7 @@ impl<'a> Servers<'a> {
     /// A server with the very target that was asked for, from a backup that may not serve it, does what the rules say:
     /// they are PostgreSQL's.
     pub fn defy(&self, judge: &Judge<'_>, backup: usize, request: &Request) {
-        let start = &judge.starts()[backup];
+        let start = judge.starts()[backup];
         let target = Target::of(&request.requested);
         let recovery = start.wal.recover(start.backup, &target, request.inclusive);
         let mut settings = self.settings_but_the_target();

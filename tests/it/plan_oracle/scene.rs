@@ -15,13 +15,14 @@ use pgp_pitr::env::Env;
 use pgp_pitr::ops::plan::choose_cluster;
 use pgp_pitr::pg::{SegmentNumber, Timeline};
 use pgp_pitr::repo::Repository;
+use pgp_pitr::repo::backup::BackupRecord;
 use pgp_pitr::store::{self, S3Settings};
 use rustix::process::Signal;
 use tokio::runtime::Runtime;
 
 use super::reading::{self, Record};
 use super::rules::{Start, Wal};
-use crate::support::cluster::Cluster;
+use crate::support::cluster::{Builder, Cluster, Recovered};
 use crate::support::process::signal;
 use crate::support::program::Answer;
 use crate::support::tools::Major;
@@ -36,7 +37,9 @@ pub struct Scene {
     pub major: &'static Major,
     /// Its segments.
     pub wal: Scratch,
-    /// All of its WAL, from the first segment that was archived to the last.
+    /// Those that lead to the newest timeline.
+    path: Vec<(Timeline, SegmentNumber)>,
+    /// All of the WAL on this path, from the first segment that was archived to the last.
     pub records: Vec<Record>,
     /// What the server told.
     pub facts: Facts,
@@ -72,38 +75,40 @@ impl Scene {
     /// Plays it. `size` is the size of a segment in MiB, `much` how much is written at each stage.
     pub fn play(major: &'static Major, size: u32, much: usize) -> Self {
         let vault = Vault::folder();
-        let builder = Cluster::builder(major)
-            .initdb_args([format!("--wal-segsize={size}")])
-            .conf("autovacuum", "off")
-            .conf("fsync", "off")
-            .conf("checkpoint_timeout", "1h")
-            .conf("max_connections", "20")
-            .conf("max_prepared_transactions", "10");
-        let primary = vault.protect(builder);
+        let primary = vault.protect(builder(major, size));
+        primary.sql(SCHEMA);
+        for number in 0..3 {
+            stage(&primary, number, much, &|| vault.backup(&primary));
+            primary.sql("select pg_create_restore_point('twice')");
+        }
+        let facts = epilogue(&primary, 3, much);
+        let wal = Scratch::new();
+        copy_wal(&primary, &wal);
+        Self::of(vault, major, wal, facts)
+    }
+
+    /// Plays it on two timelines: the second leaves the first before that has its third backup.
+    pub fn play_with_a_fork(major: &'static Major, much: usize) -> Self {
+        let vault = Vault::folder();
+        let primary = vault.protect(builder(major, 1));
         primary.sql(SCHEMA);
         stage(&primary, 0, much, &|| vault.backup(&primary));
-        primary.sql("select pg_create_restore_point('twice')");
         stage(&primary, 1, much, &|| vault.backup(&primary));
-        primary.sql("select pg_create_restore_point('twice')");
+        primary.sql("select pg_create_restore_point('fork')");
         stage(&primary, 2, much, &|| vault.backup(&primary));
-        let xid = "begin; insert into ledger default values; select pg_current_xact_id();";
-        let left_prepared = primary.sql(&format!("{xid} prepare transaction 'left'"));
-        primary.sql(&one_session(3, much));
-        primary.sql("select pg_create_restore_point('twice')");
-        // Reading may write, too: with checksums the bits that say who has committed are logged.
-        let rows = rows(&primary);
-        let told = clock(&primary);
         primary.archive_now();
-        let facts = Facts {
-            rows,
-            told,
-            over: clock(&primary),
-            left_prepared: left_prepared.parse().unwrap(),
-        };
         let wal = Scratch::new();
-        let mut copy = Command::new("cp");
-        copy.arg("-a").arg(primary.data_dir().join("pg_wal")).arg(wal.path());
-        Answer::of(&mut copy).with_code(0);
+        copy_wal(&primary, &wal);
+        drop(primary);
+        let to = wal.join("promoted");
+        let arguments = ["--target-name", "fork", "--target-action", "promote"];
+        vault.restore(&to, &arguments).with_code(0);
+        let mut promoted = Cluster::on_directory(major, &to);
+        assert_eq!(promoted.recover(), Recovered::Open, "{}", promoted.log());
+        stage(&promoted, 3, much, &|| vault.backup(&promoted));
+        let facts = epilogue(&promoted, 4, much);
+        copy_wal(&promoted, &wal);
+        drop(promoted);
         Self::of(vault, major, wal, facts)
     }
 
@@ -121,28 +126,38 @@ impl Scene {
             let catalog = Catalog::read(&repository, info).await.unwrap();
             (repository, catalog)
         });
-        assert_eq!((catalog.backups.len(), &catalog.warnings[..]), (3, &[][..]));
+        assert_eq!(catalog.warnings, [""; 0]);
         let size = catalog.info.segment_size;
-        let numbers = archived(&catalog);
-        let [first, last] = [numbers[0], numbers[numbers.len() - 1]].map(|number| number.name(Timeline::FIRST, size));
-        let records = reading::read(major, &wal.join("pg_wal"), [first, last], size);
+        let path = path(&catalog);
+        let mut records: Vec<Record> = Vec::new();
+        for timeline in catalog.wal.timelines() {
+            let segments = catalog.wal.timeline(timeline).unwrap().segments();
+            let ends = [segments[0], segments[segments.len() - 1]];
+            let [first, last] = ends.map(|segment| segment.number.name(timeline, size));
+            let read = reading::read(major, &wal.join("pg_wal"), [first, last], size);
+            // A timeline's first segment begins with the last records of the one that it left.
+            records.retain(|record| record.start < read[0].start);
+            records.extend(read);
+        }
         let scene = Self {
             vault,
             major,
             wal,
+            path,
             records,
             facts,
             repository,
             catalog,
             runtime,
         };
-        scene.assert_read(last.number(size).unwrap());
+        scene.assert_read();
         scene
     }
 
     /// The reading is whole, and its ends of records are those that the server told of.
-    fn assert_read(&self, last: SegmentNumber) {
+    fn assert_read(&self) {
         let size = self.catalog.info.segment_size;
+        let last = self.path[self.path.len() - 1].1;
         let tail = &self.records[self.records.len() - 3..];
         assert_eq!(tail[2].end, last.end(size), "no switch ends {tail:?}");
         for [record, next] in self.records.array_windows() {
@@ -152,15 +167,7 @@ impl Scene {
                 "{record:?} is not followed by {next:?}"
             );
         }
-        for backup in &self.catalog.backups {
-            let end = reading::Kind::BackupEnd(backup.start_lsn);
-            let end = self
-                .records
-                .iter()
-                .find(|record| record.kind == end)
-                .expect("the backup's end");
-            assert_eq!(end.end, backup.stop_lsn);
-        }
+        assert_eq!(self.backups().count(), 3);
         let commits: BTreeSet<u32> = self
             .records
             .iter()
@@ -172,49 +179,67 @@ impl Scene {
         );
     }
 
+    /// The backups that have ended on the path.
+    pub fn backups(&self) -> impl Iterator<Item = &BackupRecord> {
+        let ends = |backup: &&BackupRecord| {
+            let end = reading::Kind::BackupEnd(backup.start_lsn);
+            let end = self.records.iter().find(|record| record.kind == end);
+            end.is_some_and(|end| end.end == backup.stop_lsn)
+        };
+        self.catalog.backups.iter().filter(ends)
+    }
+
     /// The catalogue without these segments.
     pub fn without(&self, missing: &[SegmentNumber]) -> View {
         let size = self.catalog.info.segment_size;
         let mut wal = Coverage::new(size);
-        for segment in self.catalog.wal.timeline(Timeline::FIRST).unwrap().segments() {
-            if !missing.contains(&segment.number) {
-                let name = segment.number.name(Timeline::FIRST, size);
-                wal.add(name, segment.stored_bytes.into(), false);
+        for timeline in self.catalog.wal.timelines() {
+            for segment in self.catalog.wal.timeline(timeline).unwrap().segments() {
+                if !missing.contains(&segment.number) {
+                    let name = segment.number.name(timeline, size);
+                    wal.add(name, segment.stored_bytes.into(), segment.partial);
+                }
             }
         }
         wal.sort();
         let mut catalog = self.catalog.clone();
         catalog.wal = wal;
         let mut missing = missing.to_vec();
-        missing.push(archived(&self.catalog).last().unwrap().next());
+        missing.push(self.path[self.path.len() - 1].1.next());
         missing.sort();
         View { catalog, missing }
     }
 
     /// Where a segment lies.
     pub fn segment_path(&self, segment: SegmentNumber) -> PathBuf {
-        let name = segment.name(Timeline::FIRST, self.catalog.info.segment_size);
+        let (timeline, _) = self.path.iter().find(|(_, number)| *number == segment).unwrap();
+        let name = segment.name(*timeline, self.catalog.info.segment_size);
         self.wal.join("pg_wal").join(name.to_string())
     }
 
     /// The segments there are, in order.
     pub fn segments(&self) -> Vec<SegmentNumber> {
-        archived(&self.catalog)
+        self.path.iter().map(|(_, number)| *number).collect()
+    }
+
+    /// The timeline that is followed.
+    pub fn timeline(&self) -> Timeline {
+        self.path[self.path.len() - 1].0
     }
 
     /// A view's backups, oldest first, and how much of the WAL leads on from each.
     pub fn starts<'a>(&'a self, view: &'a View) -> Vec<Start<'a>> {
         let size = self.catalog.info.segment_size;
-        let there = archived(&view.catalog);
+        let there = path(&view.catalog);
         let start = |backup| -> Start<'a> {
-            let backup: &pgp_pitr::repo::backup::BackupRecord = backup;
+            let backup: &BackupRecord = backup;
             let first = SegmentNumber::holding(backup.start_lsn, size);
             let missing = view.missing.iter().find(|missing| **missing >= first).unwrap();
             let wal = Wal {
                 records: &self.records,
                 readable: self.records.partition_point(|record| record.end <= missing.start(size)),
             };
-            let gap = there.iter().any(|segment| segment > missing);
+            let gap = there.iter().any(|(_, segment)| segment > missing);
             Start { backup, wal, gap }
         };
         view.catalog.backups.iter().map(start).collect()
@@ -228,9 +253,52 @@ impl View {
     }
 }
 
-fn archived(catalog: &Catalog) -> Vec<SegmentNumber> {
-    let wal = catalog.wal.timeline(Timeline::FIRST).expect("WAL");
-    wal.segments().iter().map(|segment| segment.number).collect()
+/// The segments that lead to the newest timeline, each with the timeline whose file it is.
+fn path(catalog: &Catalog) -> Vec<(Timeline, SegmentNumber)> {
+    let mut path: Vec<(Timeline, SegmentNumber)> = Vec::new();
+    for timeline in catalog.wal.timelines() {
+        let segments = catalog.wal.timeline(timeline).expect("WAL").segments();
+        path.retain(|(_, number)| *number < segments[0].number);
+        path.extend(segments.iter().map(|segment| (timeline, segment.number)));
+    }
+    path
+}
+
+fn builder(major: &'static Major, size: u32) -> Builder {
+    Cluster::builder(major)
+        .initdb_args([format!("--wal-segsize={size}")])
+        .conf("autovacuum", "off")
+        .conf("fsync", "off")
+        .conf("checkpoint_timeout", "1h")
+        .conf("max_connections", "20")
+        .conf("max_prepared_transactions", "10")
+}
+
+/// What comes last, and what the server tells then.
+fn epilogue(primary: &Cluster, number: usize, much: usize) -> Facts {
+    let xid = "begin; insert into ledger default values; select pg_current_xact_id();";
+    let left_prepared = primary.sql(&format!("{xid} prepare transaction 'left'"));
+    primary.sql(&one_session(number, much));
+    primary.sql("select pg_create_restore_point('twice')");
+    // Reading may write, too: with checksums the bits that say who has committed are logged.
+    let rows = rows(primary);
+    let told = clock(primary);
+    primary.archive_now();
+    Facts {
+        rows,
+        told,
+        over: clock(primary),
+        left_prepared: left_prepared.parse().unwrap(),
+    }
+}
+
+fn copy_wal(from: &Cluster, to: &Scratch) {
+    let mut copy = Command::new("cp");
+    // What one server has archived stays as it is, whatever a later one made of its own copy.
+    copy.args(["-a", "-n"])
+        .arg(from.data_dir().join("pg_wal"))
+        .arg(to.path());
+    Answer::of(&mut copy).with_code(0);
 }
 
 fn clock(primary: &Cluster) -> DateTime<Utc> {

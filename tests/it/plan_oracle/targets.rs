@@ -2,8 +2,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use pgp_pitr::ops::plan::{Request, TimelineChoice};
+use pgp_pitr::pg::Lsn;
 use pgp_pitr::pg::time::{Clock, RecoveryTime, rfc3339};
-use pgp_pitr::pg::{Lsn, Timeline};
 use pgp_pitr::plan::recovery::Requested;
 use pgp_pitr::repo::backup::BackupId;
 use pgp_pitr::wal::Xid;
@@ -65,7 +65,7 @@ impl<'a> Targets<'a> {
         Request {
             requested,
             inclusive: !may_exclude || chance.below(2) == 0,
-            timeline: [TimelineChoice::Latest, TimelineChoice::Number(Timeline::FIRST)][chance.below(2)],
+            timeline: [TimelineChoice::Latest, TimelineChoice::Number(self.scene.timeline())][chance.below(2)],
             backup,
         }
     }
@@ -84,7 +84,7 @@ impl<'a> Targets<'a> {
     fn time(&self, chance: &Chance) -> DateTime<Utc> {
         let at = |n: usize| self.scene.records[n].ended().unwrap().at;
         let beside = TimeDelta::microseconds(chance.below(3) as i64 - 1);
-        let backup = &self.scene.catalog.backups[chance.below(3)];
+        let backup = &self.scene.catalog.backups[chance.below(self.scene.catalog.backups.len())];
         let all = |n: usize| at(self.ends[n]);
         match chance.below(10) {
             0..3 => all(chance.below(self.ends.len())) + beside,
@@ -110,7 +110,8 @@ impl<'a> Targets<'a> {
 
     fn lsn(&self, chance: &Chance) -> Lsn {
         let records = &self.scene.records;
-        let backup = &self.scene.catalog.backups[chance.below(3)];
+        let backups = &self.scene.catalog.backups;
+        let backup = &backups[chance.below(backups.len())];
         let beside = chance.below(3) as i64 - 1;
         let any = match chance.below(4) {
             0 if !self.at_borders.is_empty() => self.at_borders[chance.below(self.at_borders.len())],
