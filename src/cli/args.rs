@@ -337,7 +337,7 @@ pub struct RestoreArgs {
 }
 
 /// The moment to restore: one of these.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[group(multiple = false)]
 pub struct TargetArgs {
     /// This moment, for example '2026-11-21 10:20:00+01' or '10 minutes ago'

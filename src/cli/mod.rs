@@ -15,6 +15,7 @@ pub mod settings;
 mod shape;
 mod show;
 mod start;
+mod stop;
 mod watch;
 
 pub use pitr::pitr;

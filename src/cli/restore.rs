@@ -207,7 +207,8 @@ impl Session {
         })
     }
 
-    fn requested(&self, target: &TargetArgs) -> Result<Requested, Failure> {
+    /// What the flags ask for.
+    pub(super) fn requested(&self, target: &TargetArgs) -> Result<Requested, Failure> {
         if let Some(text) = &target.target_time {
             let clock = Clock {
                 now: self.env.local(self.env.now()),

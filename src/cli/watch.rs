@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::WatchArgs;
-use super::pitr::{PROGRAM, Session};
+use super::pitr::Session;
 use super::progress::{Progress as Drawn, size};
 use super::report;
 use super::run::block_on;
@@ -62,7 +62,7 @@ impl Session {
         let here = std::env::current_dir().unwrap_or_default();
         let mut watcher = Watcher::new(&here.join(&args.directory))?;
         let until = if args.once { Until::Once } else { Until::Target };
-        warn_unknown(&watcher);
+        self.find_stop(&mut watcher);
         let ended = self.follow(&mut watcher, until, interval, args.user.as_deref(), None);
         let progress = match ended.inspect_err(tell_words)? {
             Ended::Reached(progress) => Some(progress),
@@ -313,15 +313,4 @@ pub(super) fn document(watcher: &Watcher, progress: &Progress, now: DateTime<Utc
         "bytes_per_second": speed(progress.speed.bytes_per_second),
         "data_seconds_per_second": speed(progress.speed.data_seconds_per_second),
     })
-}
-
-/// Warns where the target's position is not known.
-pub(super) fn warn_unknown(watcher: &Watcher) {
-    let goal = watcher.goal();
-    if goal.target.is_some() && goal.stop_lsn.is_none() && !goal.standby {
-        report::warning(
-            PROGRAM,
-            "where in the WAL the target lies is not known here, so neither is the time left",
-        );
-    }
 }

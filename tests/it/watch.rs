@@ -271,7 +271,7 @@ fn a_server_that_dies_while_it_is_watched_is_told_with_its_last_words() {
         "{stderr}"
     );
     assert!(
-        stderr.contains("not known here"),
+        stderr.contains("the time left is not told"),
         "the plan is of another target: {stderr}"
     );
 }
@@ -356,4 +356,31 @@ fn a_restored_directory_with_its_plan_passes_pg_verifybackup() {
     Answer::of(scene.primary.tool("pg_verifybackup").arg("-n").arg(&directory)).with_code(0);
     let mut server = scene.server(&directory);
     assert_eq!(server.recover(), Recovered::Paused);
+}
+
+#[test]
+fn without_the_restores_plan_the_target_is_found_in_the_repository_of_the_restore_command() {
+    let scene = Scene::play(Major::usual());
+    let directory = scene.restored("by-hand", &[]);
+    let plan = directory.join("pg_wal/pgp-restore-plan.json");
+    let planned: Value = serde_json::from_slice(&fs::read(&plan).unwrap()).unwrap();
+    fs::remove_file(&plan).unwrap();
+    let mut server = scene.server(&directory);
+    server.start_without_waiting();
+    wait_for("the server is there", || {
+        directory.join("postmaster.pid").exists().then_some(())
+    });
+    let seen = watch(&directory, &["--once", "--json"]).with_code(0);
+    assert_eq!(seen.stderr, "");
+    let target = &seen.json()["target"];
+    assert_eq!(
+        (&target["lsn"], &target["kind"]),
+        (&planned["stop_lsn"], &"time".into()),
+        "{target}"
+    );
+    assert_eq!(time(&target["last_commit_at"]), time(&planned["last_commit_at"]));
+    // Another repository is named, which is not there: watched all the same.
+    let seen = watch(&directory, &["--json", "--repo", "/nowhere/repo"]).with_code(0);
+    assert!(seen.stderr.contains("the time left is not told"), "{seen:?}");
+    assert_eq!(seen.json()["state"], "paused");
 }

@@ -7,8 +7,8 @@ use std::path::Path;
 use chrono::{DateTime, Utc};
 
 use crate::ops::restore::{Action, RecordedTarget, RestoreRecord};
-use crate::pg::Lsn;
 use crate::pg::settings::AutoConf;
+use crate::pg::{Lsn, Timeline};
 
 /// The kinds of targets as the server names them, and as we do.
 const KINDS: [(&str, &str); 4] = [
@@ -31,6 +31,10 @@ pub struct Goal {
     pub action: Action,
     /// Whether it is a standby, which never is there.
     pub standby: bool,
+    /// The timeline that it was told to follow; `None` for the newest.
+    pub timeline: Option<Timeline>,
+    /// How it fetches its WAL.
+    pub restore_command: Option<Vec<u8>>,
 }
 
 impl Goal {
@@ -52,6 +56,8 @@ impl Goal {
             },
             action: action.unwrap_or(Action::Pause),
             standby,
+            timeline: text(&conf, "recovery_target_timeline").and_then(|number| number.parse().ok()),
+            restore_command: conf.value("restore_command"),
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod follow;
 mod goal;
+mod identity;
 mod log;
 mod postmaster;
 mod speed;
@@ -14,6 +15,7 @@ mod title;
 mod wal;
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -230,6 +232,8 @@ pub struct Observation {
 pub struct Watcher {
     directory: PathBuf,
     cluster: LocalCluster,
+    /// Whose the directory is, and so the server.
+    owner: u32,
     goal: Goal,
     sql: sql::Sql,
     wal: wal::LocalWal,
@@ -245,13 +249,13 @@ impl Watcher {
     /// It is none, or can't be read.
     pub fn new(directory: &Path) -> Result<Self, Failure> {
         let path = directory.to_path_buf();
-        match std::fs::metadata(directory) {
-            Ok(metadata) if metadata.is_dir() => {}
+        let owner = match std::fs::metadata(directory) {
+            Ok(metadata) if metadata.is_dir() => metadata.uid(),
             Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
                 return Err(WatchError::Look { path, source }.into());
             }
             _ => return Err(WatchError::NoDirectory { path }.into()),
-        }
+        };
         let cluster = match LocalCluster::read(directory) {
             Ok(Some(cluster)) => cluster,
             Ok(None) => return Err(WatchError::NoDataDirectory { path }.into()),
@@ -262,6 +266,7 @@ impl Watcher {
             wal: wal::LocalWal::new(cluster.major, control.segment_size, control.wal_block_size),
             goal: Goal::read(directory),
             directory: path,
+            owner,
             cluster,
             sql: sql::Sql::default(),
             farthest: None,
@@ -274,6 +279,12 @@ impl Watcher {
     pub fn with_log(mut self, log: Option<Log>) -> Self {
         self.log = log.or(self.log);
         self
+    }
+
+    /// Takes note of where the target lies, where somebody has found out.
+    pub fn know_stop(&mut self, stop: Option<Lsn>, last_commit_at: Option<DateTime<Utc>>) {
+        self.goal.stop_lsn = stop;
+        self.goal.last_commit_at = last_commit_at;
     }
 
     /// Where the recovery is to stop.
@@ -313,7 +324,8 @@ impl Watcher {
             self.log = Some(log);
         }
         let doing = title::of_server(postmaster.pid);
-        let answer = self.sql.ask(&postmaster, self.cluster.major, connect, env).await;
+        let of = (self.cluster.major, self.owner);
+        let answer = self.sql.ask(&postmaster, of, connect, env).await;
         let mut seen = Observation {
             state: State::Starting,
             timeline: timeline(doing.as_ref(), &control),

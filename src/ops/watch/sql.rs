@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, NaiveDateTime, Utc};
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
+use super::identity::Borrowed;
 use super::postmaster::{Postmaster, Status};
 use crate::env::Env;
 use crate::error::{Failure, on_one_line};
@@ -46,7 +47,7 @@ impl Sql {
     pub(super) async fn ask(
         &mut self,
         postmaster: &Postmaster,
-        major: MajorVersion,
+        (major, owner): (MajorVersion, u32),
         connect: &Connect<'_>,
         env: &Env,
     ) -> Result<Answer, String> {
@@ -65,7 +66,7 @@ impl Sql {
         let again = Some(Instant::now() + AGAIN);
         let session = match self.session.take() {
             Some((_, session)) => session,
-            None => match open(postmaster, connect, env).await {
+            None => match open(postmaster, owner, connect, env).await {
                 Ok(session) => session,
                 Err((why, passes)) => {
                     self.silent = Some((pid, again.filter(|_| passes), why.clone()));
@@ -89,9 +90,18 @@ async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, String> {
 }
 
 /// Connects; else why not, and whether that may pass.
-async fn open(postmaster: &Postmaster, connect: &Connect<'_>, env: &Env) -> Result<SqlSession, (String, bool)> {
+async fn open(
+    postmaster: &Postmaster,
+    owner: u32,
+    connect: &Connect<'_>,
+    env: &Env,
+) -> Result<SqlSession, (String, bool)> {
     let info = connect(postmaster).map_err(|failure| (failure.one_line(), false))?;
-    match in_time(SqlSession::connect_any(&info, env)).await {
+    let connected = {
+        let _as_owner = Borrowed::of(owner);
+        in_time(SqlSession::connect_any(&info, env)).await
+    };
+    match connected {
         Ok(Ok(session)) => Ok(session),
         Ok(Err(error)) => {
             let passes = matches!(

@@ -70,3 +70,52 @@ pub fn shell_word(text: &OsStr) -> Result<Vec<u8>, SettingsError> {
     word.push(b'\'');
     Ok(word)
 }
+
+/// The words of a command setting as they reach the program; `%f` and its like stay as they are. `None`
+/// for anything but one plain command: variables, pipes, redirections, an open quote.
+pub fn command_words(line: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut words: Vec<Vec<u8>> = Vec::new();
+    let mut word: Option<Vec<u8>> = None;
+    let mut quote = None;
+    let mut bytes = line.iter().copied();
+    while let Some(byte) = bytes.next() {
+        match (quote, byte) {
+            (Some(end), byte) if byte == end => quote = None,
+            (Some(b'"') | None, b'$' | b'`') => return None,
+            (None, b'\'' | b'"') => {
+                quote = Some(byte);
+                word.get_or_insert_default();
+            }
+            (None, b'\\') => word.get_or_insert_default().push(bytes.next()?),
+            (Some(b'"'), b'\\') => {
+                let next = bytes.next()?;
+                let word = word.get_or_insert_default();
+                if !b"\"\\$`".contains(&next) {
+                    word.push(b'\\');
+                }
+                word.push(next);
+            }
+            (None, b' ' | b'\t') => words.extend(word.take()),
+            (None, b';' | b'|' | b'&' | b'<' | b'>' | b'(' | b')' | b'\n' | b'*' | b'?' | b'[' | b'~' | b'#') => {
+                return None;
+            }
+            (_, byte) => word.get_or_insert_default().push(byte),
+        }
+    }
+    words.extend(word);
+    let words = words.into_iter().map(|word| without_escapes(&word)).collect();
+    quote.is_none().then_some(words)
+}
+
+/// The server reads "%%" as "%".
+fn without_escapes(word: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(word.len());
+    let mut bytes = word.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            bytes.next_if_eq(&b'%');
+        }
+        plain.push(byte);
+    }
+    plain
+}

@@ -235,6 +235,27 @@ fn settings_are_appended_below_what_is_there() {
 }
 
 #[test]
+fn one_plain_command_has_words_and_a_script_has_none() {
+    let words = |line: &str| {
+        let words = command_words(line.as_bytes())?;
+        Some(
+            words
+                .into_iter()
+                .map(|word| String::from_utf8(word).unwrap())
+                .collect::<Vec<_>>(),
+        )
+    };
+    let expected = ["/a b/pgp-restore", "%f", "%p", "--repo", "100% \\of $it", ""].map(str::to_owned);
+    let line = r#" "/a b/pgp-restore" %f  %p --repo '100%% \of $it' ''"#;
+    assert_eq!(words(line), Some(expected.to_vec()));
+    for script in [
+        "a; b", "a | b", "a > b", "a $B", "a \"$B\"", "a `b`", "a 'b", "a \\", "ls *", "a # b",
+    ] {
+        assert_eq!(words(script), None, "{script}");
+    }
+}
+
+#[test]
 fn the_last_line_of_a_name_gives_its_value() {
     let conf = AutoConf::new(
         "a = '1'\nA='it''s \\\\ \\101\\t' # no\nb 7#x\nc = on\r\n#d = 1\ne =\nab = 'other'\n d='open\n".as_bytes(),
@@ -262,6 +283,12 @@ proptest! {
     fn any_words_survive_file_server_and_shell(words in prop::collection::vec(bytes(), 1..5)) {
         let given: Vec<_> = words.iter().map(|word| Word::Exact(OsStr::from_bytes(word))).collect();
         prop_assert_eq!(as_the_program_sees(&given), words);
+    }
+
+    #[test]
+    fn the_words_of_a_command_are_read_back(words in prop::collection::vec(bytes(), 1..5)) {
+        let given: Vec<_> = words.iter().map(|word| Word::Exact(OsStr::from_bytes(word))).collect();
+        prop_assert_eq!(command_words(&server_command(&given).unwrap()), Some(words));
     }
 
     #[test]
