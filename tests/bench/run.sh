@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Measures this tool against floors made of standard tools and, where it is installed, pgBackRest:
-# tests/bench/run.sh archive|backup|restore|year
+# tests/bench/run.sh archive|backup|restore|year|day
 #
 # Prints a table with medians and ratios and writes the same as JSON to target/bench/. Settings, as environment:
 #   PGP_BENCH_MB        size of the cluster for backup and restore (1200)
-#   PGP_BENCH_SEGMENTS  segments, one each round, for archive (20)
+#   PGP_BENCH_SEGMENTS  segments, one each round, for archive (20); of the day (5000)
 #   PGP_BENCH_ROUNDS    rounds for backup and restore (5)
 #   PGP_BENCH_DIR       where the data lies (/var/tmp; needs five times the cluster's size, and for year 530,000 inodes)
 set -euo pipefail
 case "${1:-}" in
-    archive | backup | restore | year) ;;
+    archive | backup | restore | year | day) ;;
     *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit 2 ;;
 esac
 cd "$(dirname "$0")/../.."
@@ -29,4 +29,8 @@ PGP_BENCH_POSTGRES=$(tests/tools/postgres.sh 15 2>/dev/null | tail -n 1 | cut -d
 cargo build --release --locked --bins
 PGP_BENCH_BUILT=$(cd "${CARGO_TARGET_DIR:-target}/release" && pwd)
 export PGP_BENCH_POSTGRES PGP_BENCH_BUILT
+if [ "$1" = day ]; then
+    command -v strace >/dev/null || need_packages strace
+    exec tests/bench/day.sh
+fi
 exec python3 tests/bench/scenarios.py "$1"

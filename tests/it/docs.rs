@@ -41,6 +41,7 @@ macro_rules! documents {
 documents! {
     the_readme_is_true: "README.md",
     getting_started_is_true: "docs/getting-started.md",
+    finding_the_moment_is_true: "docs/find.md",
     recovery_targets_are_true: "docs/recovery-targets.md",
     the_exit_codes_are_true: "docs/exit-codes.md",
     watching_is_true: "docs/watch.md",

@@ -1,6 +1,7 @@
 //! `find` on real servers of each major: what lost rows is found and named, nothing else is, and the command it prints
 //! brings the rows back.
 
+mod asked;
 mod told;
 
 use std::path::Path;
