@@ -1,7 +1,8 @@
 //! A year of WAL: 525,600 segments, one a minute, and a backup a day. How long `list` takes, from a folder and from a
 //! bucket that answers each request in 50 ms, how many requests that is, and how much memory. Called by run.sh.
 //!
-//! The segments are names of empty files, save the last ones, which hold a commit each: `list` reads only their indexes.
+//! The segments are names of empty files, save the first and the last ones, which hold a commit each: `list` reads
+//! only their indexes.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -11,6 +12,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,11 +32,17 @@ use pgp_pitr::repo::{self, BackupWriter, ClusterInfo, Repository, WalContent, Wa
 use pgp_pitr::store::{self, Name, S3Settings, Store};
 use pgp_pitr::wal::WalLayout;
 
+#[path = "../it/support/faulty.rs"]
+#[allow(dead_code, reason = "nothing is broken here, only counted")]
+mod faulty;
+
+use faulty::FaultyStore;
+
 const SYSTEM: SystemId = SystemId::new(7_000_000_000_000_000_001);
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
 const SEGMENTS: u64 = 365 * 24 * 60;
 const BACKUP_EVERY: u64 = 24 * 60;
-/// So many of the last segments are whole.
+/// The first segment and so many of the last ones are whole.
 const WHOLE: u64 = 4;
 /// Where a segment's commit begins, and its switch.
 const COMMIT: u64 = 40;
@@ -50,58 +58,110 @@ fn main() {
     let env = Arc::new(Env::of_process());
     let root = env.var("PGP_BENCH_DIR").unwrap_or("/var/tmp");
     let folder = tempfile::tempdir_in(root).unwrap();
+    let mut requests = 0;
     let rows = runtime.block_on(async {
         let url = folder.path().display().to_string().parse().unwrap();
         let store = store::open(&url, &S3Settings::default(), &env).unwrap();
         make(&store, folder.path()).await;
         let mut rows = vec![
-            measure("Catalog::read, folder, warm", &store, false).await,
-            measure("list, folder, warm", &store, true).await,
+            measure("floor: find -printf %s", async || found(folder.path())).await,
+            measure("object_store's own listing", async || general(&store).await).await,
+            measure("Catalog::read", async || read(&store).await).await,
+            measure("list", async || listed(&store).await).await,
         ];
-        let bucket = Arc::new(copied(&store).await);
-        rows.push(measure("list, bucket that answers in 50 ms", &slow(&bucket, &env), true).await);
+        let (bucket, counting) = slow(copied(&store).await, &env);
+        rows.push(measure("list, bucket that answers in 50 ms", async || listed(&bucket).await).await);
+        requests = counting.calls() / ROUNDS;
         rows
     });
-    println!("\n{SEGMENTS} segments, {} backups", SEGMENTS / BACKUP_EVERY);
-    println!("{:36}  runs   wall s  peak MB", "");
-    for (name, wall, peak) in &rows {
-        println!("{name:36}  {ROUNDS:4}  {wall:7.3}  {peak:7.1}");
+    let (folders, backups) = (SEGMENTS.div_ceil(256), SEGMENTS / BACKUP_EVERY);
+    println!("\n{SEGMENTS} segments in {folders} folders, {backups} backups; requests to the bucket: {requests}");
+    println!("{:36}  runs   wall s    CPU s  peak MB", "");
+    for Row { name, wall, cpu, peak } in &rows {
+        println!("{name:36}  {ROUNDS:4}  {wall:7.3}  {cpu:7.3}  {peak:7.1}");
     }
     if let Some(path) = env.var("PGP_BENCH_JSON") {
         let rows: Vec<_> = rows
             .iter()
-            .map(|(name, wall, peak)| serde_json::json!({"name": name, "wall_s": wall, "peak_mb": peak}))
+            .map(|row| serde_json::json!({"name": row.name, "wall_s": row.wall, "cpu_s": row.cpu, "peak_mb": row.peak}))
             .collect();
-        fs::write(path, format!("{:#}\n", serde_json::json!({"rows": rows}))).unwrap();
+        fs::write(
+            path,
+            format!("{:#}\n", serde_json::json!({"rows": rows, "requests": requests})),
+        )
+        .unwrap();
         println!("\nwritten: {path}");
     }
 }
 
-/// The median time of a few rounds in seconds, and the process's peak memory so far in megabytes.
-async fn measure(name: &'static str, store: &Store, whole: bool) -> (&'static str, f64, f64) {
-    let mut times = Vec::new();
+/// What a few rounds took.
+struct Row {
+    name: &'static str,
+    /// The median, in seconds.
+    wall: f64,
+    /// The mean, in seconds, of all threads.
+    cpu: f64,
+    /// The process's peak memory so far, in megabytes.
+    peak: f64,
+}
+
+async fn measure(name: &'static str, work: impl AsyncFn()) -> Row {
+    let (mut times, cpu) = (Vec::new(), cpu());
     for _ in 0..ROUNDS {
         let began = Instant::now();
-        let repository = Repository::open(store).await.unwrap();
-        if whole {
-            let listings = list::list(&repository, None).await.unwrap();
-            let [listing] = &listings[..] else {
-                unreachable!("one cluster")
-            };
-            assert!(listing.catalog.warnings.is_empty(), "{:?}", listing.catalog.warnings);
-            assert_eq!(listing.wal[0].segments as u64, SEGMENTS);
-            assert!(listing.catalog.doubts.is_empty(), "{:?}", listing.catalog.doubts);
-            assert_eq!(listing.windows.len(), 1);
-            assert_eq!(listing.windows[0].to, written_at(SEGMENTS));
-        } else {
-            let info = ClusterInfo::read(store, SYSTEM).await.unwrap().unwrap();
-            let catalog = Catalog::read(&repository, info).await.unwrap();
-            assert_eq!(catalog.backups.len() as u64, SEGMENTS / BACKUP_EVERY);
-        }
+        work().await;
         times.push(began.elapsed().as_secs_f64());
     }
     times.sort_by(f64::total_cmp);
-    (name, times[ROUNDS / 2], peak())
+    Row {
+        name,
+        wall: times[ROUNDS / 2],
+        cpu: (self::cpu() - cpu) / ROUNDS as f64,
+        peak: peak(),
+    }
+}
+
+fn found(folder: &Path) {
+    let mut find = Command::new("find");
+    let answer = find.arg(folder).args(["-name", "0*.zst", "-printf", "%s\\n"]).output();
+    let lines = answer.unwrap().stdout.split(|byte| *byte == b'\n').count() - 1;
+    assert_eq!(lines as u64, SEGMENTS);
+}
+
+async fn general(store: &Store) {
+    let objects = store.list(&names::wal(SYSTEM)).count().await;
+    assert_eq!(objects as u64, SEGMENTS);
+}
+
+async fn read(store: &Store) {
+    let repository = Repository::open(store).await.unwrap();
+    let info = ClusterInfo::read(store, SYSTEM).await.unwrap().unwrap();
+    let catalog = Catalog::read(&repository, info).await.unwrap();
+    assert_eq!(catalog.backups.len() as u64, SEGMENTS / BACKUP_EVERY);
+}
+
+async fn listed(store: &Store) {
+    let repository = Repository::open(store).await.unwrap();
+    let listings = list::list(&repository, None).await.unwrap();
+    let [listing] = &listings[..] else {
+        unreachable!("one cluster")
+    };
+    assert!(listing.catalog.warnings.is_empty(), "{:?}", listing.catalog.warnings);
+    assert!(listing.catalog.doubts.is_empty(), "{:?}", listing.catalog.doubts);
+    assert_eq!(listing.wal[0].segments as u64, SEGMENTS);
+    assert_eq!(listing.windows.len(), 1);
+    assert_eq!(listing.windows[0].to, written_at(SEGMENTS));
+}
+
+/// Seconds of CPU so far, of children too: from the 14th field on, in hundredths.
+fn cpu() -> f64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.split_whitespace().collect();
+    fields[13..17]
+        .iter()
+        .map(|ticks| ticks.parse::<f64>().unwrap())
+        .sum::<f64>()
+        / 100.0
 }
 
 fn peak() -> f64 {
@@ -125,7 +185,7 @@ async fn make(store: &Store, folder: &Path) {
     info.bind(&repository, None).await.unwrap();
     for number in 1..=SEGMENTS {
         let file = WalFileName::Segment(SegmentNumber::new(number).name(Timeline::FIRST, SIZE));
-        if number + WHOLE > SEGMENTS {
+        if number == 1 || number + WHOLE > SEGMENTS {
             push(&repository, file, number).await;
             continue;
         }
@@ -238,14 +298,17 @@ async fn copied(store: &Store) -> InMemory {
     memory
 }
 
-fn slow(memory: &Arc<InMemory>, env: &Arc<Env>) -> Store {
-    let objects: Arc<dyn ObjectStore> = memory.clone();
+/// A bucket with these objects that takes its time, and counts.
+fn slow(memory: InMemory, env: &Arc<Env>) -> (Store, Arc<FaultyStore>) {
     let config = ThrottleConfig {
         wait_list_per_call: ANSWERS_IN,
         wait_list_with_delimiter_per_call: ANSWERS_IN,
         wait_get_per_call: ANSWERS_IN,
         ..ThrottleConfig::default()
     };
-    let objects = Arc::new(ThrottledStore::new(objects, config));
-    Store::new(objects, "s3://year".parse().unwrap(), env.clone())
+    let slow = Arc::new(ThrottledStore::new(memory, config));
+    let counting = Arc::new(FaultyStore::new(slow, None));
+    let objects: Arc<dyn ObjectStore> = counting.clone();
+    let url = "s3://year".parse().unwrap();
+    (Store::new(objects, url, env.clone()), counting)
 }
