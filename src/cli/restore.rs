@@ -18,7 +18,7 @@ use crate::ops::start::Start;
 use crate::pg::conninfo::Overrides;
 use crate::pg::time::{Clock, RecoveryTime, rfc3339};
 use crate::pg::{Leg, Lsn, SystemId, Timeline};
-use crate::plan::recovery::{Plan, Requested};
+use crate::plan::recovery::{Moment, Plan, Refusal, Requested};
 use crate::repo::Repository;
 use crate::repo::backup::BackupId;
 use crate::wal::Xid;
@@ -74,7 +74,13 @@ struct Done {
 
 impl Session {
     pub(super) fn plan_or_restore(&self, args: &RestoreArgs, act: bool) -> Result<(), Failure> {
-        let Some(mut done) = block_on(self.restored(args, act))? else {
+        let restored = block_on(self.restored(args, act));
+        if let (true, Err(failure)) = (args.json, &restored)
+            && let Some(refusal) = failure.downcast_ref::<Refusal>()
+        {
+            report::answer(&format!("{}\n", refused(refusal)))?;
+        }
+        let Some(mut done) = restored? else {
             return Ok(());
         };
         let started = match &done.start {
@@ -144,10 +150,13 @@ impl Session {
             report::answer(&text)?;
             return Ok(None);
         }
-        let start = start?;
+        let mut start = start?;
         let Some(goal) = goal else {
             return Err(FlagError::NoDirectory.into());
         };
+        if let Some(start) = &mut start {
+            start.gives_too(restore::folders_for_replay(&plan, &goal));
+        }
         report::note(describe(&plan, &settings, true).trim_end());
         restore::check(&plan, &goal)?;
         let mut progress = Progress::begin();
@@ -392,8 +401,33 @@ fn json(plan: &Plan, settings: &restore::RecoverySettings) -> Value {
         "fetch_bytes": plan.fetch_bytes,
         "restore_bytes": plan.backup.size_bytes,
         "passed_over": plan.passed_over.iter().map(|(id, why)| json!({"backup": id, "reason": why})).collect::<Vec<_>>(),
+        "tablespaces": plan.tablespaces.iter().map(|space| json!({
+            "oid": space.oid,
+            "path": space.path.to_string_lossy(),
+            "created_at_lsn": space.lsn,
+        })).collect::<Vec<_>>(),
         "warnings": plan.warnings,
         "recovery_settings": settings,
+    })
+}
+
+/// A refusal, for programs.
+fn refused(refusal: &Refusal) -> Value {
+    let nearest = refusal.nearest().unwrap_or_default();
+    let moment = |moment: Option<Moment>| {
+        moment.map(|moment| {
+            json!({
+                "at": moment.at.map(rfc3339),
+                "lsn": moment.lsn,
+                "backup": moment.backup,
+                "flags": moment.flags,
+            })
+        })
+    };
+    json!({
+        "error": refusal.to_string(),
+        "before": moment(nearest.before),
+        "after": moment(nearest.after),
     })
 }
 
@@ -445,6 +479,13 @@ fn describe(plan: &Plan, settings: &restore::RecoverySettings, act: bool) -> Str
         plan.segments,
         size(plan.backup.size_bytes),
     ));
+    for space in &plan.tablespaces {
+        text.push_str(&format!(
+            "tablespace       {}, created at {} during replay: its folder is made ready\n",
+            space.path.display(),
+            space.lsn,
+        ));
+    }
     for (name, value) in settings {
         text.push_str(&format!("  {name} = {}\n", String::from_utf8_lossy(value)));
     }

@@ -298,6 +298,11 @@ impl Start {
         self.account.as_ref().map(|account| account.name.as_str())
     }
 
+    /// Gives these folders away with the directory, too.
+    pub fn gives_too(&mut self, folders: impl IntoIterator<Item = PathBuf>) {
+        self.missing.extend(folders);
+    }
+
     /// Starts the server in the directory, which is restored by now.
     ///
     /// # Errors

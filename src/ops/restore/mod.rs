@@ -6,6 +6,7 @@
 mod directory;
 mod files;
 mod record;
+mod replayed;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use crate::disk;
 use crate::env::Env;
 use crate::error::{Class, Explain, Failure};
+use crate::pg::Lsn;
 use crate::pg::settings::SettingsError;
 use crate::plan::recovery::Plan;
 use crate::repo::backup::{self, BackupRecord};
@@ -66,6 +68,29 @@ pub enum RestoreError {
         /// The place.
         new: PathBuf,
     },
+    /// A tablespace is created during replay in a folder that is in use.
+    #[error(
+        "tablespace {} is created at {lsn}, after the backup, and that folder is not empty: replay would write into it",
+        path.display()
+    )]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// Where in the WAL it is created.
+        lsn: Lsn,
+    },
+    /// A tablespace that is created during replay can be elsewhere only if its old place is a link to there.
+    #[error(
+        "{} is not a link to {}, and PostgreSQL creates that tablespace during replay at the first path and no other",
+        old.display(),
+        new.display()
+    )]
+    NoLink {
+        /// The path in the WAL.
+        old: PathBuf,
+        /// Where it should be.
+        new: PathBuf,
+    },
     /// Too little room.
     #[error(
         "{} needs {needed} bytes and has {free} free",
@@ -91,7 +116,9 @@ fn known(locations: &[String]) -> String {
 impl Explain for RestoreError {
     fn class(&self) -> Class {
         match self {
-            Self::NoSuchTablespace { .. } | Self::Relative { .. } => Class::Usage,
+            Self::NoSuchTablespace { .. } | Self::Relative { .. } | Self::InUse { .. } | Self::NoLink { .. } => {
+                Class::Usage
+            }
             Self::NoRoom { .. } => Class::Failed,
         }
     }
@@ -100,6 +127,15 @@ impl Explain for RestoreError {
         match self {
             Self::NoRoom { .. } => Some(
                 "make room, or choose another disk with --to or --tablespace-mapping; nothing was written".to_owned(),
+            ),
+            Self::InUse { lsn, .. } => Some(format!(
+                "restore where that folder is free, or up to before it (--target-lsn {lsn} --exclusive), or from a \
+                 backup that has the tablespace; nothing was written"
+            )),
+            Self::NoLink { .. } => Some(
+                "move away what is there (a link is made then), or restore from a backup that has the tablespace; \
+                 nothing was written"
+                    .to_owned(),
             ),
             _ => Some("write --tablespace-mapping OLD=NEW with the place as the backup has it".to_owned()),
         }
@@ -133,7 +169,7 @@ pub fn recovery_settings(plan: &Plan, goal: &Goal) -> Result<RecoverySettings, S
     for (name, value) in &plan.settings {
         set(name, &value.to_string());
     }
-    // From 15 on a server decodes WAL before it replays it.
+    // From 15 on a server decodes WAL before it replays it, and would wait for the damaged segment behind its target.
     if plan.no_read_ahead && plan.backup.pg_version.parse::<u16>().is_ok_and(|major| major >= 15) {
         set("recovery_prefetch", "off");
     }
@@ -148,7 +184,7 @@ pub fn recovery_settings(plan: &Plan, goal: &Goal) -> Result<RecoverySettings, S
 /// # Errors
 /// One that isn't, or leads to a place that is not absolute.
 pub fn check_mappings(plan: &Plan, goal: &Goal) -> Result<(), RestoreError> {
-    tablespaces(&plan.backup, goal).map(drop)
+    tablespaces(plan, goal).map(drop)
 }
 
 /// Says whether the goal can be had: directories free, room enough. Changes nothing.
@@ -157,12 +193,24 @@ pub fn check_mappings(plan: &Plan, goal: &Goal) -> Result<(), RestoreError> {
 /// What stands in the way.
 pub fn check(plan: &Plan, goal: &Goal) -> Result<(), Failure> {
     directory::check(&goal.to)?;
-    let spaces = tablespaces(&plan.backup, goal)?;
+    let spaces = tablespaces(plan, goal)?;
     for (_, folder) in &spaces {
         directory::check(folder)?;
     }
+    replayed::steps(plan, goal)?;
     enough_room(&plan.backup, goal, &spaces)?;
     Ok(())
+}
+
+/// The folders that a restore will make for tablespaces that are created during replay. Nothing links to them until
+/// then.
+pub fn folders_for_replay(plan: &Plan, goal: &Goal) -> Vec<PathBuf> {
+    let steps = replayed::steps(plan, goal).unwrap_or_default();
+    let folder = |step| match step {
+        replayed::Step::Folder(path) => Some(path),
+        replayed::Step::Link(..) => None,
+    };
+    steps.into_iter().filter_map(folder).collect()
 }
 
 /// Restores.
@@ -186,9 +234,10 @@ pub async fn restore(
     tell: &mut dyn FnMut(u64),
 ) -> Result<(), Failure> {
     check(plan, goal)?;
-    let spaces = tablespaces(&plan.backup, goal)?;
+    let spaces = tablespaces(plan, goal)?;
     let folders: Vec<PathBuf> = spaces.iter().map(|(_, folder)| folder.clone()).collect();
     let claimed = directory::Claimed::take(&goal.to, &folders, &plan.backup.id, env)?;
+    replayed::make(&replayed::steps(plan, goal)?)?;
     let layout = files::Layout {
         root: goal.to.clone(),
         tablespaces: spaces,
@@ -211,7 +260,8 @@ pub async fn restore(
 }
 
 /// The tablespaces outside the data directory, by OID, at their new places.
-fn tablespaces(record: &BackupRecord, goal: &Goal) -> Result<Vec<(u32, PathBuf)>, RestoreError> {
+fn tablespaces(plan: &Plan, goal: &Goal) -> Result<Vec<(u32, PathBuf)>, RestoreError> {
+    let record = &plan.backup;
     let places: Vec<(u32, PathBuf)> = record
         .tablespaces
         .iter()
@@ -220,8 +270,16 @@ fn tablespaces(record: &BackupRecord, goal: &Goal) -> Result<Vec<(u32, PathBuf)>
         .filter(|(_, place)| place.is_absolute())
         .collect();
     for (old, new) in &goal.mappings {
-        if !places.iter().any(|(_, place)| place == old) {
-            let locations = record.tablespaces.iter().map(|space| space.location.clone()).collect();
+        let created = plan.tablespaces.iter().map(|space| &space.path);
+        if !places
+            .iter()
+            .map(|(_, place)| place)
+            .chain(created)
+            .any(|place| place == old)
+        {
+            let of_backup = record.tablespaces.iter().map(|space| space.location.clone());
+            let created = plan.tablespaces.iter().map(|space| space.path.display().to_string());
+            let locations = of_backup.chain(created).collect();
             return Err(RestoreError::NoSuchTablespace {
                 old: old.clone(),
                 locations,
