@@ -20,6 +20,7 @@ mod inventory;
 mod ledger_works;
 mod main_path;
 mod plan_oracle;
+mod plan_proves;
 mod recovery_outage;
 mod replication;
 mod shapes;
