@@ -2,6 +2,7 @@
 //! brings the rows back.
 
 mod asked;
+mod borders;
 mod told;
 
 use std::path::Path;
@@ -47,6 +48,10 @@ fn short(answer: &Value) -> Vec<String> {
             .to_owned()
     })
     .collect()
+}
+
+fn of_kind<'a>(answer: &'a Value, kind: &str) -> Vec<&'a Value> {
+    events(answer).iter().filter(|event| event["kind"] == kind).collect()
 }
 
 fn lsn(value: &Value) -> Lsn {

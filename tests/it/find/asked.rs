@@ -20,10 +20,6 @@ fn rows(event: &Value, name: &str) -> (u64, u64, u64) {
     (number("inserts"), number("updates"), number("deletes"))
 }
 
-fn of_kind<'a>(answer: &'a Value, kind: &str) -> Vec<&'a Value> {
-    events(answer).iter().filter(|event| event["kind"] == kind).collect()
-}
-
 /// Bytes of a transaction's records, and of those that belong to it, as the server's own tool tells them.
 fn wal_bytes(cluster: &Cluster, from: Lsn, to: Lsn, xids: &[&str]) -> u64 {
     let dump = Answer::of(
