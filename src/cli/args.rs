@@ -83,7 +83,7 @@ pub enum Command {
     Show(ShowArgs),
     /// Find where in the WAL something happened, each time with the restore to the moment just before it
     #[command(
-        after_help = "Example:\n  pgp-pitr find --drop --between '2 hours ago' now --repo s3://backups/pg\n\nWithout a filter, everything remarkable is told. The kinds of events add up; --xid, --relation, --between and\n--around narrow the search."
+        after_help = "Example:\n  pgp-pitr find --drop --between '2 hours ago' now --repo s3://backups/pg\n\nWithout a filter, everything remarkable is told. Kinds of events add up;\n--xid, --relation, --between and --around narrow the search."
     )]
     Find(FindArgs),
     /// Show what restore would do, and do nothing

@@ -1,4 +1,4 @@
-//! Events for people: a block for each, or a line where it is only one transaction of many.
+//! Events for people: a block for each that loses something, a line for each of the many that do not.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
@@ -10,13 +10,29 @@ use crate::ops::find::{Happened, Kind, Relation};
 /// All events, one after the other.
 pub(super) fn events(events: &[Happened], env: &Env, command: &Command) -> String {
     let mut text = String::new();
+    let mut line_before = true;
     for event in events {
-        if !text.is_empty() {
+        let is_line = matches!(event.kind, Kind::Commit | Kind::Abort | Kind::Checkpoint);
+        if !(text.is_empty() || is_line && line_before) {
             text.push('\n');
         }
-        text.push_str(&block(event, env, command));
+        text.push_str(&match is_line {
+            true => line(event, env),
+            false => block(event, env, command),
+        });
+        line_before = is_line;
     }
     text
+}
+
+fn line(event: &Happened, env: &Env) -> String {
+    let about = |relation: &Relation| about(relation, event.kind);
+    let relations: Vec<String> = event.relations.iter().map(about).collect();
+    let relations = match relations.is_empty() {
+        true => String::new(),
+        false => format!("; {}", relations.join("; ")),
+    };
+    format!("{}{}: {}{relations}\n", title(event), when(event.at, env), who(event))
 }
 
 fn block(event: &Happened, env: &Env, command: &Command) -> String {
@@ -27,9 +43,6 @@ fn block(event: &Happened, env: &Env, command: &Command) -> String {
     }
     for relation in &event.relations {
         text.push_str(&format!("  {}\n", about(relation, event.kind)));
-    }
-    if event.kind == Kind::Commit || event.kind == Kind::Abort {
-        return text;
     }
     match event.reachable {
         true => text.push_str(&format!("  just before it: {}\n", command.before(event))),

@@ -399,15 +399,10 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// What a stop of the server or a checkpoint means to transactions.
+    /// What a stop of the server means to transactions.
     fn stops(&mut self, event: &Event) {
         match &event.kind {
-            EventKind::Checkpoint(checkpoint) => {
-                self.standing.next_xid(checkpoint.next_xid);
-                if checkpoint.shutdown {
-                    self.standing.stopped(event.lsn);
-                }
-            }
+            EventKind::Checkpoint(checkpoint) if checkpoint.shutdown => self.standing.stopped(event.lsn),
             EventKind::EndOfRecovery { .. } => self.standing.stopped(event.lsn),
             _ => {}
         }
@@ -559,7 +554,10 @@ impl<'a> Scan<'a> {
                 name = text(given);
                 Kind::RestorePoint
             }
-            EventKind::Checkpoint(_) => Kind::Checkpoint,
+            EventKind::Checkpoint(checkpoint) => {
+                self.standing.next_xid(checkpoint.next_xid);
+                Kind::Checkpoint
+            }
             EventKind::ParameterChange(_) => Kind::ParameterChange,
             EventKind::EndOfRecovery { .. } => Kind::EndOfRecovery,
             EventKind::Overwrite { .. } => Kind::Crash,

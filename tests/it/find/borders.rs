@@ -193,6 +193,31 @@ fn missing_and_damaged_wal_is_named_and_the_search_goes_on_behind_it() {
     );
 }
 
+#[test]
+fn a_table_without_a_name_is_told_by_its_file() {
+    let vault = Vault::folder();
+    let cluster = vault.protect(quiet(Major::newest()));
+    cluster.sql("create table nameless as select generate_series(1, 2000) x; create table emptied (x int)");
+    let file = |table: &str| cluster.sql(&format!("select pg_relation_filepath('{table}')"));
+    let files = [file("nameless"), file("emptied")];
+    // What told their names is gone, and no backup captured them.
+    let told = cluster.archive_now();
+    cluster.sql("insert into emptied values (1); truncate emptied; delete from nameless; drop table nameless");
+    cluster.archive_now();
+    vault.lose(&told);
+    let answer = find(&vault, &[]);
+    let [nameless, emptied] = &files;
+    assert_eq!(
+        short(&answer),
+        [
+            format!("truncate {emptied}"),
+            format!("mass_delete {nameless}"),
+            format!("drop {nameless}"),
+        ]
+    );
+    assert!(events(&answer).iter().all(|event| event["reachable"] == false));
+}
+
 fn object_of(vault: &Vault, file: &str) -> std::path::PathBuf {
     let mut folders = vec![std::path::PathBuf::from(vault.repo())];
     while let Some(folder) = folders.pop() {
