@@ -79,7 +79,7 @@ fn crossing_commits(major: &'static Major) {
         (TABLES, TABLES)
     );
     let crossed = all.iter().filter(|event| {
-        let [begin, end] = ["lsn", "end_lsn"].map(|field| lsn(&event[field]).bytes() - 1 >> 20);
+        let [begin, end] = ["lsn", "end_lsn"].map(|field| (lsn(&event[field]).bytes() - 1) >> 20);
         event["kind"] != "restore_point" && begin != end
     });
     assert!(
