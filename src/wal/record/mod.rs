@@ -203,7 +203,62 @@ impl<'a> Record<'a> {
 
     /// Only which blocks the record refers to, told one by one: all that is wanted of most records, and quicker. Returns
     /// the length of the main data. Of a record that was not kept whole, only the headers must be there.
+    #[inline]
     pub fn references(raw: &RawRecord<'a>, mut each: impl FnMut(Reference)) -> Result<usize, RecordError> {
+        let all = raw.bytes().get(RecordHeader::BYTES..).unwrap_or_default();
+        // Most records have one block without an image, and short main data: two headers of fixed lengths.
+        if let Some(
+            &[
+                0,
+                flags,
+                l0,
+                l1,
+                a0,
+                a1,
+                a2,
+                a3,
+                b0,
+                b1,
+                b2,
+                b3,
+                c0,
+                c1,
+                c2,
+                c3,
+                n0,
+                n1,
+                n2,
+                n3,
+                MAIN_SHORT,
+                main,
+            ],
+        ) = all.first_chunk::<22>()
+            && flags & (HAS_IMAGE | SAME_FILE) == 0
+            && let Some(fork) = RelFork::new(u32::from(flags & FORK_MASK))
+        {
+            let data = usize::from(u16::from_le_bytes([l0, l1]));
+            let main = usize::from(main);
+            let length = RecordHeader::BYTES + 22 + data + main;
+            if (flags & HAS_DATA != 0) == (data > 0) && length == raw.length() as usize {
+                let word = u32::from_le_bytes;
+                each(Reference {
+                    id: 0,
+                    file: RelFile {
+                        tablespace: word([a0, a1, a2, a3]),
+                        database: word([b0, b1, b2, b3]),
+                        number: word([c0, c1, c2, c3]),
+                    },
+                    fork,
+                    number: word([n0, n1, n2, n3]),
+                });
+                return Ok(main);
+            }
+        }
+        Self::all_references(raw, each)
+    }
+
+    /// As [`Self::references`], for records of any shape.
+    fn all_references(raw: &RawRecord<'a>, mut each: impl FnMut(Reference)) -> Result<usize, RecordError> {
         const SHORT: &str = "it is too short for its headers";
         let wrong = |what| RecordError::of(raw, what);
         let all = raw.bytes().get(RecordHeader::BYTES..).ok_or(wrong(SHORT))?;
