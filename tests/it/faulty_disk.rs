@@ -199,7 +199,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let scratch = Scratch::new();
-        let segment = made_up::segment(3, 1);
+        let segment = made_up::segment(3, 1).readable();
         let path = segment.put_into(scratch.path());
         Self { scratch, segment, path }
     }

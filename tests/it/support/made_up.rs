@@ -50,6 +50,25 @@ pub fn segment_of(system: SystemId, number: u32, seed: u64) -> Segment {
 }
 
 impl Segment {
+    /// The same, but nothing is wrong with it: its only record ends it, and what follows is padding.
+    pub fn readable(mut self) -> Self {
+        const FIRST: usize = 40;
+        // XLP_LONG_HEADER alone, and no bytes of a record that began before.
+        self.bytes[2..4].copy_from_slice(&2_u16.to_le_bytes());
+        self.bytes[16..20].fill(0);
+        let address = u64::from_le_bytes(self.bytes[8..16].try_into().expect("eight bytes"));
+        let mut record = Vec::new();
+        record.extend(24_u32.to_le_bytes());
+        record.extend(0_u32.to_le_bytes());
+        record.extend((address - 64).to_le_bytes());
+        // XLOG_SWITCH of the resource manager XLOG.
+        record.extend([0x40, 0, 0, 0]);
+        let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &record) as u32;
+        record.extend(crc.to_le_bytes());
+        self.bytes[FIRST..FIRST + record.len()].copy_from_slice(&record);
+        self
+    }
+
     /// Puts it into a folder, under its name.
     pub fn put_into(&self, folder: &Path) -> PathBuf {
         let path = folder.join(&self.name);
