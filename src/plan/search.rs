@@ -178,7 +178,10 @@ impl<'a, S: Source> Search<'a, S> {
     /// Tries one backup after the other.
     async fn decide(&self, request: &Request) -> Result<Result<Plan, Miss>, Failure> {
         let mut tried = Tried::new(self.catalog);
-        let backups = self.catalog.backups.iter().rev();
+        let mut backups: Vec<&BackupRecord> = self.catalog.backups.iter().rev().collect();
+        // By their place in the WAL: the clock may have been set back between two of them.
+        backups.sort_by_key(|backup| std::cmp::Reverse(backup.stop_lsn));
+        let backups = backups.into_iter();
         for backup in backups.filter(|backup| request.backup.as_ref().is_none_or(|named| *named == backup.id)) {
             let way = match self.usable(backup, request) {
                 Ok(way) => way,
@@ -197,7 +200,10 @@ impl<'a, S: Source> Search<'a, S> {
                 Err(verdict) => verdict,
             };
             match missed {
-                Verdict::Miss(miss) => return Ok(Err(*miss)),
+                Verdict::Miss(mut miss) => {
+                    miss.later = tried.later;
+                    return Ok(Err(*miss));
+                }
                 Verdict::PassOver { why, later } => tried.pass_over(backup, why, later),
                 Verdict::NotThere(miss) => {
                     let why = match &miss.damaged {
