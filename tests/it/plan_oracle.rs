@@ -14,6 +14,7 @@ mod targets;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use chrono::TimeDelta;
 use pgp_pitr::env::Env;
 use pgp_pitr::ops::plan::Request;
 use pgp_pitr::pg::SegmentNumber;
@@ -24,14 +25,14 @@ use crate::support::tools::Major;
 
 use judge::Judge;
 use recoveries::Servers;
-use redated::{earlier, redated};
+use redated::{earlier, redated, set_back};
 use scene::Scene;
 use targets::Targets;
 
 #[test]
 fn a_plan_for_any_target_is_what_pg_waldump_and_real_servers_tell() {
     let majors = Major::all();
-    let plans = wanted("PGP_TEST_PLANS", 200);
+    let plans = wanted("PGP_TEST_PLANS", 1000);
     let recoveries = wanted("PGP_TEST_RECOVERIES", 110).div_ceil(majors.len());
     for major in majors {
         let scene = Scene::play(major, 1, 400);
@@ -49,7 +50,7 @@ fn a_plan_for_any_target_is_what_pg_waldump_and_real_servers_tell() {
 fn a_plan_is_right_in_segments_of_16_mebibytes() {
     let scene = Scene::play(Major::newest(), 16, 300);
     let oracle = Oracle::of(&scene);
-    oracle.plan_for_random_targets(wanted("PGP_TEST_PLANS", 200) / 5);
+    oracle.plan_for_random_targets(wanted("PGP_TEST_PLANS", 1000) / 5);
     oracle.recover_to_random_targets(3);
 }
 
@@ -57,8 +58,17 @@ fn a_plan_is_right_in_segments_of_16_mebibytes() {
 fn a_plan_is_right_across_a_fork() {
     let scene = Scene::play_with_a_fork(Major::usual(), 300);
     let oracle = Oracle::of(&scene);
-    oracle.plan_for_random_targets(wanted("PGP_TEST_PLANS", 200) / 2);
+    oracle.plan_for_random_targets(wanted("PGP_TEST_PLANS", 1000) / 2);
     oracle.recover_to_random_targets(8);
+}
+
+#[test]
+fn a_plan_is_right_where_a_clock_was_set_back() {
+    let scene = Scene::play(Major::usual(), 1, 400);
+    let segments = scene.segments();
+    let at = segments[1 + Chance::new().below(segments.len() - 2)];
+    let scene = set_back(&scene, at, TimeDelta::seconds(10));
+    Oracle::of(&scene).plan_for_random_targets(wanted("PGP_TEST_PLANS", 1000) / 2);
 }
 
 /// A number from the environment.

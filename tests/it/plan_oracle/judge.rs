@@ -1,19 +1,18 @@
 //! Holds what the planner answers against what the rules say.
 
+use std::cmp::Ordering;
+
 use chrono::{DateTime, Utc};
 use pgp_pitr::ops::plan::{Request, plan};
 use pgp_pitr::pg::Lsn;
 use pgp_pitr::plan::recovery::{Plan, Refusal, Requested};
+use pgp_pitr::repo::backup::BackupId;
 use pgp_pitr::wal::CommitPoint;
 
 use super::reading::{Kind, Record};
 use super::rules::{Expected, Start, Target, expected};
 use super::scene::{Scene, View};
-use super::targets::{instead, time};
-
-/// A planner looks so many segments back for the last commit and ahead for the next one, at least.
-const BACK: u64 = 16;
-const FORTH: u64 = 8;
+use super::targets::time;
 
 /// A scene, or what is left of it.
 pub struct Judge<'a> {
@@ -94,20 +93,14 @@ impl<'a> Judge<'a> {
 
     fn check_commits(&self, plan: &Plan, records: &[Record], replayed: usize) -> Result<(), String> {
         let size = self.scene.catalog.info.segment_size.bytes();
-        let segment = |lsn: Lsn| lsn.bytes() / size;
-        // The place by which it is told how far away a commit is.
-        let here = records[replayed.min(records.len() - 1)].start;
-        let begins = segment(plan.backup.start_lsn);
+        // What was committed before the first segment that is read is in the backup, and nothing tells of it.
+        let begins = plan.backup.start_lsn.bytes() / size;
         let last = records[..replayed].iter().rfind(|record| record.commit().is_some());
-        let far = |record: &Record| {
-            let at = segment(record.start);
-            at < begins || at + BACK < segment(here)
-        };
+        let before = last.is_some_and(|record| record.start.bytes() / size < begins);
         let next = records[replayed..].iter().find(|record| record.commit().is_some());
-        let farther = |record: &Record| segment(record.start) > segment(here) + FORTH;
         for (what, found, record, unknown) in [
-            ("last", plan.reaches.last_commit, last, last.is_some_and(far)),
-            ("next", plan.reaches.next_commit, next, next.is_some_and(farther)),
+            ("last", plan.reaches.last_commit, last, before),
+            ("next", plan.reaches.next_commit, next, false),
         ] {
             let wanted = record.map(point);
             if found.as_ref().map(told) != wanted && !(found.is_none() && unknown) {
@@ -117,31 +110,64 @@ impl<'a> Judge<'a> {
         Ok(())
     }
 
-    /// Each moment that is named can be had by the flag that is named with it.
+    /// Each moment that is named can be had by the flags that are named with it, and right away.
     fn check_refusal(&self, request: &Request, refusal: &Refusal) -> Result<(), String> {
-        let Refusal::OutOfReach { before, after, .. } = refusal else {
+        let Refusal::OutOfReach {
+            before, after, nearest, ..
+        } = refusal
+        else {
             return Err("not for being out of reach".to_owned());
         };
-        let words: Vec<&str> = [before, after]
-            .into_iter()
-            .flatten()
-            .flat_map(|text| text.split([' ', ',', '(', ')']))
-            .collect();
-        let value = |word: usize| words[word + 1];
-        let moments = (0..words.len()).filter_map(|word| match words[word] {
-            "--target-time" => Some(time(value(word).parse().expect("a time"))),
-            "--target-lsn" => Some(Requested::Lsn(value(word).parse().expect("an LSN"))),
-            "--latest" => Some(Requested::Latest),
-            _ => None,
-        });
-        for moment in moments {
-            let mut again = instead(request, moment);
+        let (can_before, can_after) = self.can_be_had_beside(request);
+        for (moment, words, can) in [
+            (&nearest.before, before, can_before),
+            (&nearest.after, after, can_after),
+        ] {
+            let Some(moment) = moment else {
+                match can {
+                    Some(backup) => return Err(format!("the end of {backup} can be had, and is not named")),
+                    None => continue,
+                }
+            };
+            let flags = moment.flags.join(" ");
+            if !words.as_ref().is_some_and(|words| words.contains(&flags)) {
+                return Err(format!("{flags} is not in {words:?}"));
+            }
+            let mut again = request.clone();
             again.inclusive = true;
+            let mut flags = moment.flags.iter().map(String::as_str);
+            while let Some(flag) = flags.next() {
+                let mut value = || flags.next().expect("a value");
+                match flag {
+                    "--target-time" => again.requested = time(value().parse().expect("a time")),
+                    "--target-lsn" => again.requested = Requested::Lsn(value().parse().expect("an LSN")),
+                    "--immediate" => again.requested = Requested::Immediate,
+                    "--latest" => again.requested = Requested::Latest,
+                    "--backup" => again.backup = Some(value().parse().expect("an id")),
+                    other => return Err(format!("what is {other}?")),
+                }
+            }
             if let Err(refusal) = self.ask(&again) {
                 return Err(format!("{:?} is refused, too: {refusal}", again.requested));
             }
         }
         Ok(())
+    }
+
+    /// Backups whose ends can be had, one before a time or LSN that was asked for, one after it.
+    fn can_be_had_beside(&self, request: &Request) -> (Option<&BackupId>, Option<&BackupId>) {
+        let named = |start: &&&Start<'_>| request.backup.as_ref().is_none_or(|named| *named == start.backup.id);
+        let starts: Vec<&Start<'_>> = self.starts();
+        let find = |side: Ordering| {
+            let there = |start: &&&Start<'_>| match &request.requested {
+                Requested::Time(time, _) => start.backup.stopped_at.cmp(&time.instant()) == side,
+                Requested::Lsn(lsn) => start.backup.stop_lsn.cmp(lsn) == side,
+                _ => false,
+            };
+            let found = starts.iter().filter(named).find(there);
+            found.map(|start| &start.backup.id)
+        };
+        (find(Ordering::Less), find(Ordering::Greater))
     }
 
     /// The backups on the path, oldest first.

@@ -61,7 +61,16 @@ impl<'a> Servers<'a> {
         }
         let (target, inclusive) = settings(&plan.stop);
         let recovery = judge.start(plan).wal.recover(&plan.backup, &target, inclusive);
-        self.recover(&plan.backup, &settings_given, &target, recovery, &about);
+        let log = self.recover(&plan.backup, &settings_given, &target, recovery, &about);
+        let segments = |line: &str| Some(line.split_once("restored log file \"")?.1.get(..24)?.to_owned());
+        let fetched: BTreeSet<String> = log.lines().filter_map(segments).collect();
+        // A server may read ahead.
+        let told = plan.segments..=plan.segments + 1;
+        assert!(
+            told.contains(&fetched.len()),
+            "{} planned, fetched {fetched:?}\n{about}",
+            plan.segments
+        );
     }
 
     /// A server with the very target that was asked for, from a backup that may not serve it, does what the rules say:
@@ -102,8 +111,15 @@ impl<'a> Servers<'a> {
             .collect()
     }
 
-    /// Starts a server on a copy, and holds what comes of it against the rules.
-    fn recover(&self, backup: &BackupRecord, settings: &Settings, target: &Target, expected: Recovery, about: &str) {
+    /// Starts a server on a copy, and holds what comes of it against the rules. Returns its log.
+    fn recover(
+        &self,
+        backup: &BackupRecord,
+        settings: &Settings,
+        target: &Target,
+        expected: Recovery,
+        about: &str,
+    ) -> String {
         let scratch = Scratch::new();
         let data = self.copy(backup, &scratch);
         write(&data, settings);
@@ -120,7 +136,7 @@ impl<'a> Servers<'a> {
                     "recovery ended before configured recovery target was reached"
                 };
                 assert!(server.log().contains(reason), "{about}");
-                return;
+                return server.log();
             }
             (true, Target::Unset) => {
                 assert_eq!(ended, Recovered::Open, "{about}");
@@ -145,6 +161,7 @@ impl<'a> Servers<'a> {
             .copied();
         let differ: Vec<i64> = rows.symmetric_difference(&wanted.collect()).take(5).copied().collect();
         assert!(differ.is_empty(), "rows {differ:?}\n{about}");
+        server.log()
     }
 
     fn copy(&self, backup: &BackupRecord, scratch: &Scratch) -> PathBuf {

@@ -8,8 +8,8 @@ use std::fs::{self, File};
 use std::process::Command;
 use std::time::SystemTime;
 
-use chrono::{DateTime, Utc};
-use pgp_pitr::pg::Lsn;
+use chrono::{DateTime, TimeDelta, Utc};
+use pgp_pitr::pg::{Lsn, SegmentNumber};
 
 use super::reading::Record;
 use super::scene::Scene;
@@ -43,8 +43,34 @@ pub fn earlier(at: DateTime<Utc>, chance: &Chance) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(micros).expect("a time")
 }
 
+/// The same scene, had the server's clock been set back by so much when it began to write segment `at`.
+pub fn set_back(scene: &Scene, at: SegmentNumber, by: TimeDelta) -> Scene {
+    let begin = at.start(scene.catalog.info.segment_size);
+    let time = |record: &Record, at| if record.start < begin { at } else { at - by };
+    let modified = |segment, written| if segment < at { written } else { written - by };
+    let mut scene = rewritten(scene, &time, &modified);
+    for backup in &mut scene.catalog.backups {
+        if backup.start_lsn >= begin {
+            backup.started_at -= by;
+            backup.stopped_at -= by;
+        }
+    }
+    scene.catalog.backups.sort_by_key(|backup| backup.stopped_at);
+    scene.facts.told -= by;
+    scene
+}
+
 /// The same scene, with each end of a transaction at the time that `time` makes of its own.
 pub fn redated(scene: &Scene, time: impl Fn(DateTime<Utc>) -> DateTime<Utc>) -> Scene {
+    rewritten(scene, &|_, at| time(at), &|_, at| at)
+}
+
+/// `modified` says when a segment was written last.
+fn rewritten(
+    scene: &Scene,
+    time: &dyn Fn(&Record, DateTime<Utc>) -> DateTime<Utc>,
+    modified: &dyn Fn(SegmentNumber, DateTime<Utc>) -> DateTime<Utc>,
+) -> Scene {
     let segments = scene.segments();
     let size = scene.catalog.info.segment_size;
     let mut wal: Vec<u8> = segments
@@ -54,7 +80,7 @@ pub fn redated(scene: &Scene, time: impl Fn(DateTime<Utc>) -> DateTime<Utc>) -> 
     let begin = segments[0].start(size);
     for record in &scene.records {
         if let Some(end) = record.ended() {
-            set_time(&mut wal, begin, size.bytes(), record, time(end.at));
+            set_time(&mut wal, begin, size.bytes(), record, time(record, end.at));
         }
     }
     let folder = Scratch::new();
@@ -64,7 +90,7 @@ pub fn redated(scene: &Scene, time: impl Fn(DateTime<Utc>) -> DateTime<Utc>) -> 
         let path = to.join(from.file_name().expect("a name"));
         fs::write(&path, bytes).expect("written");
         let written = fs::metadata(from).and_then(|about| about.modified()).expect("when");
-        set_modified(&path, written);
+        set_modified(&path, modified(*segment, written.into()).into());
     }
     ServerUser::get().give(&to);
     let vault = with_the_backups_of(&scene.vault, &folder);

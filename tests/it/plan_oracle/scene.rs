@@ -227,10 +227,9 @@ impl Scene {
         self.path[self.path.len() - 1].0
     }
 
-    /// A view's backups, oldest first, and how much of the WAL leads on from each.
+    /// A view's backups, in the order of the WAL, and how much of the WAL leads on from each.
     pub fn starts<'a>(&'a self, view: &'a View) -> Vec<Start<'a>> {
         let size = self.catalog.info.segment_size;
-        let there = path(&view.catalog);
         let start = |backup| -> Start<'a> {
             let backup: &BackupRecord = backup;
             let first = SegmentNumber::holding(backup.start_lsn, size);
@@ -239,10 +238,16 @@ impl Scene {
                 records: &self.records,
                 readable: self.records.partition_point(|record| record.end <= missing.start(size)),
             };
-            let gap = there.iter().any(|(_, segment)| segment > missing);
+            let there = |segment: &SegmentNumber| !view.missing.contains(segment);
+            let gap = self
+                .segments()
+                .iter()
+                .any(|segment| segment > missing && there(segment));
             Start { backup, wal, gap }
         };
-        view.catalog.backups.iter().map(start).collect()
+        let mut starts: Vec<Start<'a>> = view.catalog.backups.iter().map(start).collect();
+        starts.sort_by_key(|start| start.backup.stop_lsn);
+        starts
     }
 }
 

@@ -175,14 +175,6 @@ pub fn time(at: DateTime<Utc>) -> Requested {
     Requested::Time(RecoveryTime::parse(&text, &clock).unwrap(), text)
 }
 
-/// The same request for something else.
-pub fn instead(request: &Request, requested: Requested) -> Request {
-    Request {
-        requested,
-        ..request.clone()
-    }
-}
-
 /// How the flags of a request are written.
 pub fn flags(request: &Request) -> Vec<String> {
     let mut flags = match &request.requested {
