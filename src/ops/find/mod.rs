@@ -9,6 +9,8 @@ mod event;
 mod filter;
 mod read;
 mod scan;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod window;
 
