@@ -48,7 +48,9 @@ archived() { find "$1/clusters" -path '*/wal/*' -name '????????????????????????.
 
 busy() { # REPOSITORY SEGMENTS
     while [ "$(archived "$1")" -lt "$2" ]; do
-        "${as[@]}" pgbench -n -c 4 -T 10 >"$work/pgbench.log" 2>&1
+        "${as[@]}" pgbench -n -c 4 -T 5 >"$work/pgbench.log" 2>&1
+        # The quickest way to much WAL.
+        "${as[@]}" psql -Xq -c 'update pgbench_accounts set abalance = abalance + 1' -c 'vacuum pgbench_accounts'
         "${as[@]}" psql -Xq -c 'create table made as select generate_series(1, 1000) x' -c 'drop table made'
     done
     "${as[@]}" pg_ctl -D "$work/data" -m fast stop >"$work/stop.log"

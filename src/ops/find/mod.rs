@@ -63,7 +63,8 @@ pub struct Request {
 impl Request {
     /// Whether every transaction is asked for, and not only what is remarkable.
     fn tells_everything(&self) -> bool {
-        self.kinds.is_empty() && (self.window.is_some() || self.relation.is_some())
+        let narrow = self.window.is_some() || self.relation.is_some();
+        self.kinds.is_empty() && self.xid.is_none() && narrow
     }
 }
 
@@ -258,6 +259,10 @@ impl Search<'_> {
         for event in &mut found.events {
             event.reachable = paths.lead_to(event.timeline, event.lsn);
         }
+        // Before the window it was only searched for where transactions began.
+        let (spans, size) = (&scan.filter.span, self.info.segment_size);
+        let begins = |timeline: Timeline| spans.get(&timeline).map(|(first, _)| first.start(size));
+        found.notes.retain(|note| begins(note.timeline).is_none_or(|begin| note.to > begin));
         Ok(found)
     }
 
