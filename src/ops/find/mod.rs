@@ -262,7 +262,9 @@ impl Search<'_> {
         // Before the window it was only searched for where transactions began.
         let (spans, size) = (&scan.filter.span, self.info.segment_size);
         let begins = |timeline: Timeline| spans.get(&timeline).map(|(first, _)| first.start(size));
-        found.notes.retain(|note| begins(note.timeline).is_none_or(|begin| note.to > begin));
+        found
+            .notes
+            .retain(|note| begins(note.timeline).is_none_or(|begin| note.to > begin));
         Ok(found)
     }
 

@@ -83,7 +83,9 @@ pub(super) fn expected(world: &World, request: &Request) -> Expected {
     };
     let path = world.history(on).path();
     let mut refused = Class::OutOfReach;
-    for backup in world.backups.iter().rev() {
+    let mut backups: Vec<_> = world.backups.iter().rev().collect();
+    backups.sort_by_key(|backup| std::cmp::Reverse(backup.stop_lsn));
+    for backup in backups {
         let named = match &request.backup {
             Some(named) if *named != backup.id => continue,
             named => named.is_some(),
