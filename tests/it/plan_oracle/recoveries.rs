@@ -64,12 +64,11 @@ impl<'a> Servers<'a> {
         let log = self.recover(&plan.backup, &settings_given, &target, recovery, &about);
         let segments = |line: &str| Some(line.split_once("restored log file \"")?.1.get(..24)?.to_owned());
         let fetched: BTreeSet<String> = log.lines().filter_map(segments).collect();
-        // A server may read ahead.
-        let told = plan.segments..=plan.segments + 1;
+        // A server reads ahead, in segments that were left early through several of them.
+        let planned = plan.segments;
         assert!(
-            told.contains(&fetched.len()),
-            "{} planned, fetched {fetched:?}\n{about}",
-            plan.segments
+            fetched.len() >= planned,
+            "{planned} planned, fetched {fetched:?}\n{about}"
         );
     }
 
