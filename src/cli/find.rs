@@ -213,7 +213,7 @@ impl Command {
             PROGRAM,
             "restore",
             "--target-lsn",
-            &event.lsn.to_string(),
+            &event.before.to_string(),
             "--exclusive",
             "--target-timeline",
             &event.timeline.to_string(),
@@ -291,7 +291,7 @@ fn json(event: &Happened, command: &Command) -> Value {
         "files": event.files,
         "complete": !event.wrote_more(),
         "uncertain": event.uncertain,
-        "target": {"recovery_target_lsn": event.lsn, "recovery_target_inclusive": false},
+        "target": {"recovery_target_lsn": event.before, "recovery_target_inclusive": false},
         "reachable": event.reachable,
         "command": command.before(event),
     })

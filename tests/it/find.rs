@@ -162,4 +162,13 @@ fn lost_and_brought_back(major: &'static Major) {
         let restored = followed(major, event, &scratch.join(kind));
         assert_eq!(restored.sql_in("shop", query), rows, "{} of {}", kind, major.number());
     }
+    // A server makes a database one that nobody may enter before it drops it: the moment is before that.
+    let xid = cluster.sql("drop database shop; select pg_current_xact_id()::text::int - 1");
+    cluster.archive_now();
+    let answer = find(&vault, &["--drop"]);
+    let event = of_kind(&answer, "drop_database")[0];
+    assert_eq!((&event["database"], event["xid"].to_string()), (&"shop".into(), xid));
+    assert!(event["at"].is_string(), "{event:#}");
+    let restored = followed(major, event, &scratch.join("database"));
+    assert_eq!(restored.sql_in("shop", "select count(*) from items"), "1");
 }

@@ -96,8 +96,10 @@ pub struct Happened {
     pub kind: Kind,
     /// The timeline on which it is.
     pub timeline: Timeline,
-    /// Where its record begins: what a recovery must stop before. Of a transaction the commit or abort record.
+    /// Where its record begins. Of a transaction the commit or abort record.
     pub lsn: Lsn,
+    /// What a recovery must stop before: its record, or the first of its transaction where that cannot be undone.
+    pub before: Lsn,
     /// Where that record ends.
     pub end_lsn: Lsn,
     /// The transaction.

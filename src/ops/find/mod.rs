@@ -257,7 +257,7 @@ impl Search<'_> {
         self.count_again(&mut found).await?;
         let paths = Paths::of(self.catalog, &found.notes);
         for event in &mut found.events {
-            event.reachable = paths.lead_to(event.timeline, event.lsn);
+            event.reachable = paths.lead_to(event.timeline, event.before);
         }
         // Before the window it was only searched for where transactions began.
         let (spans, size) = (&scan.filter.span, self.info.segment_size);

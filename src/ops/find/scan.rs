@@ -22,6 +22,8 @@ use crate::wal::{CatalogRow, Event, EventKind, Oid, RawRecord, Record, RelFile, 
 
 /// Indexes that are read at a time.
 const AT_ONCE: usize = 32;
+/// The catalogue of databases.
+const PG_DATABASE: Oid = 1262;
 /// Rewrites that are remembered while a transaction is open.
 const REWRITES: usize = 10_000;
 /// Events at most: 500 bytes each.
@@ -63,6 +65,8 @@ pub(super) struct Scan<'a> {
     /// What was done to files that transactions created which have not ended.
     fresh: FxHashMap<RelFile, Activity>,
     rewrites: VecDeque<(Lsn, (Oid, Oid))>,
+    /// Databases that were dropped by transactions whose end was not met yet.
+    databases: Vec<Happened>,
 }
 
 impl<'a> Scan<'a> {
@@ -91,6 +95,7 @@ impl<'a> Scan<'a> {
             read: BTreeSet::new(),
             fresh: FxHashMap::default(),
             rewrites: VecDeque::new(),
+            databases: Vec::new(),
         }
     }
 
@@ -130,6 +135,9 @@ impl<'a> Scan<'a> {
                 Err(error) if error.class() == Class::Damaged => self.damaged(segment.number, &error),
                 Err(error) => return Err(error.into()),
             }
+        }
+        for happened in std::mem::take(&mut self.databases) {
+            self.push(happened);
         }
         let standing = std::mem::take(&mut self.standing);
         self.ends.insert(timeline, standing);
@@ -265,6 +273,10 @@ impl<'a> Scan<'a> {
 
     /// Whether the index leaves out what may matter.
     fn is_wanting(&self, core: &SegmentIndex) -> bool {
+        let drops_database = |event: &Event| matches!(event.kind, EventKind::DatabaseDropped { .. });
+        if !self.databases.is_empty() || core.events.iter().any(drops_database) {
+            return true;
+        }
         let left = &core.left_out;
         if left.large_parts > 0 || left.notable > 0 || core.notable.iter().any(|notable| notable.left_out > 0) {
             return true;
@@ -424,11 +436,36 @@ impl<'a> Scan<'a> {
             let at = classify::before(&transaction);
             self.names.learn_new_files(at, &transaction.did.created, &replaced);
         }
+        self.database_dropped(&transaction);
         if transaction.end.event.lsn >= self.floor {
             self.tell(&transaction, lost);
         }
         for file in &transaction.did.created {
             self.fresh.remove(file);
+        }
+    }
+
+    /// Tells of the database that a transaction dropped. The server marks it as one that nobody may enter before anything
+    /// else, and that stays if the transaction is cut off: a recovery must stop before the first of its records.
+    fn database_dropped(&mut self, transaction: &Transaction) {
+        let (did, end) = (&transaction.did, &transaction.end);
+        let deletes_one = |(file, rows): (&RelFile, &Rows)| {
+            let known = self.names.relation(file, end.event.lsn);
+            file.database == 0 && known.map_or(file.number, |known| known.oid) == PG_DATABASE && rows.deletes > 0
+        };
+        if self.databases.is_empty() || !end.committed || !did.relations.iter().any(deletes_one) {
+            return;
+        }
+        let Some(first) = did.first else { return };
+        let within = |happened: &Happened| (first..end.event.lsn).contains(&happened.lsn);
+        if let Some(place) = self.databases.iter().position(within) {
+            let happened = self.databases.remove(place);
+            self.push(Happened {
+                before: first,
+                xid: Some(end.ended.xid),
+                at: Some(end.ended.at),
+                ..happened
+            });
         }
     }
 
@@ -519,6 +556,7 @@ impl<'a> Scan<'a> {
             kind,
             timeline: self.line,
             lsn: event.lsn,
+            before: event.lsn,
             end_lsn: event.end_lsn,
             xid: None,
             at: event.kind.at(),
@@ -587,7 +625,13 @@ impl<'a> Scan<'a> {
                 xid,
                 ..self.plain(event, kind)
             };
-            self.push(happened);
+            if kind != Kind::DropDatabase {
+                return self.push(happened);
+            }
+            // A database has one folder in each tablespace, and a record for each.
+            if self.databases.iter().all(|known| known.database != database) {
+                self.databases.push(happened);
+            }
         }
     }
 
@@ -603,13 +647,6 @@ impl<'a> Scan<'a> {
         if self.found.len() >= EVENTS {
             self.left_out += 1;
             return;
-        }
-        if happened.kind == Kind::DropDatabase {
-            // A database has one folder in each tablespace, and a record for each.
-            let same = |last: &Happened| last.kind == happened.kind && last.database == happened.database;
-            if self.found.last().is_some_and(same) {
-                return;
-            }
         }
         self.found.push(happened);
     }

@@ -191,12 +191,8 @@ impl SegmentIndexer {
         core.ended = XidSet::of(xids);
         core.ended_within = XidSet::of(within);
         let (touched, mut relations, open) = tally.finish();
-        for part in open {
-            // Without rows or files it matters only once it has ended.
-            if part.rows() > 0 || !part.created.is_empty() || !part.emptied.is_empty() || !part.truncated.is_empty() {
-                core.parts.push(part);
-            }
-        }
+        // Also of those that changed no row yet: where a transaction begins matters.
+        core.parts.extend(open);
         if core.parts.len() > limits.parts {
             core.parts.sort_by_key(|part| std::cmp::Reverse(part.rows()));
             core.left_out.large_parts = (core.parts.len() - limits.parts) as u64;
