@@ -6,7 +6,7 @@ use super::transaction::End;
 use crate::pg::{Lsn, WalFileName};
 use crate::repo::{self, ClusterInfo, Fetched, RepoError, Repository};
 use crate::wal::index::{Part, Tally};
-use crate::wal::{Event, EventKind, RawRecord, Record, ResourceManager, Step, Transaction, WalDecoder, WalLayout};
+use crate::wal::{Event, EventKind, Oid, RawRecord, Record, ResourceManager, Step, Transaction, WalDecoder, WalLayout};
 
 /// Shows every commit and abort of a segment to `each`, with what that transaction did in the segment. Returns what
 /// those did that do not end there.
@@ -45,6 +45,22 @@ pub(super) fn end_of(raw: &RawRecord<'_>) -> Option<End> {
         kind: EventKind::of(raw).ok()??,
     };
     End::read(event, &end)
+}
+
+/// Whether a record changes a row of this shared catalogue in place, which may be the one of this object.
+pub(super) fn changes_in_place(raw: &RawRecord<'_>, catalogue: Oid, object: Option<Oid>) -> bool {
+    /// `XLOG_HEAP_INPLACE`, and `XLOG_HEAP_OPMASK`.
+    const IN_PLACE: u8 = 0x70;
+    if raw.manager() != ResourceManager::HEAP || raw.info() & IN_PLACE != IN_PLACE {
+        return false;
+    }
+    let block = Record::parse(raw).ok().and_then(|record| record.blocks().next());
+    block.is_some_and(|block| {
+        // The row's first column is its object id. Where the page is told whole, the row is not told.
+        let row = block.data.first_chunk().copied().map(u32::from_le_bytes);
+        let file = block.file;
+        (file.database, file.number) == (0, catalogue) && row.is_none_or(|row| Some(row) == object)
+    })
 }
 
 /// Shows every record of segments that follow each other to `each`.

@@ -67,6 +67,8 @@ pub(super) struct Scan<'a> {
     rewrites: VecDeque<(Lsn, (Oid, Oid))>,
     /// Databases that were dropped by transactions whose end was not met yet.
     databases: Vec<Happened>,
+    /// Those whose transaction is known.
+    settled: Vec<Happened>,
 }
 
 impl<'a> Scan<'a> {
@@ -96,6 +98,7 @@ impl<'a> Scan<'a> {
             fresh: FxHashMap::default(),
             rewrites: VecDeque::new(),
             databases: Vec::new(),
+            settled: Vec::new(),
         }
     }
 
@@ -181,7 +184,7 @@ impl<'a> Scan<'a> {
             self.stops(event);
         }
         self.rewrites_kept();
-        Ok(())
+        self.settle_databases().await
     }
 
     /// Where the WAL breaks off, the search goes on behind that place.
@@ -445,8 +448,8 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Tells of the database that a transaction dropped. The server marks it as one that nobody may enter before anything
-    /// else, and that stays if the transaction is cut off: a recovery must stop before the first of its records.
+    /// Finds the transaction that dropped a database. The server marks it as one that nobody may enter before anything
+    /// else, and that stays if the transaction is cut off: a recovery must stop before that.
     fn database_dropped(&mut self, transaction: &Transaction) {
         let (did, end) = (&transaction.did, &transaction.end);
         let deletes_one = |(file, rows): (&RelFile, &Rows)| {
@@ -460,13 +463,41 @@ impl<'a> Scan<'a> {
         let within = |happened: &Happened| (first..end.event.lsn).contains(&happened.lsn);
         if let Some(place) = self.databases.iter().position(within) {
             let happened = self.databases.remove(place);
-            self.push(Happened {
+            self.settled.push(Happened {
                 before: first,
                 xid: Some(end.ended.xid),
                 at: Some(end.ended.at),
                 ..happened
             });
         }
+    }
+
+    /// Finds the moment before databases were made invalid that were dropped then. That is done in place, by a record
+    /// that belongs to no transaction yet, just before the first one of the transaction.
+    async fn settle_databases(&mut self) -> Result<(), Failure> {
+        for mut happened in std::mem::take(&mut self.settled) {
+            let (size, first) = (self.info.segment_size, happened.before);
+            let number = SegmentNumber::holding(first, size).number();
+            let file = |number| WalFileName::Segment(SegmentNumber::new(number).name(self.line, size));
+            let files = [file(number.saturating_sub(1)), file(number)];
+            let mut place = None;
+            for files in [&files[..], &files[1..]] {
+                let mut see = |raw: &RawRecord<'_>| {
+                    if raw.start() < first && read::changes_in_place(raw, PG_DATABASE, happened.database) {
+                        place = Some(raw.start());
+                    }
+                };
+                match read::records(self.repository, self.info, self.layout, files, &mut see).await {
+                    Ok(()) => break,
+                    // The segment before need not be there.
+                    Err(error) if error.class() == Class::Damaged => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            happened.before = place.unwrap_or(first);
+            self.push(happened);
+        }
+        Ok(())
     }
 
     /// The relations that a transaction dropped, and those that it emptied.
