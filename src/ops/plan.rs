@@ -22,6 +22,8 @@ pub use crate::plan::search::{Request, TimelineChoice};
 
 /// How many WAL objects are read through at a time. Each takes one buffer, or what the store sends at once.
 const PROOFS_AT_ONCE: usize = 8;
+/// A server reads ahead, and takes segments after its last one, too. Three were seen, of 1 MiB.
+const READ_AHEAD: usize = 8;
 
 /// Plans a recovery.
 ///
@@ -46,8 +48,7 @@ pub async fn prove(
 ) -> Result<(), Failure> {
     let library = Library { repository, catalog };
     let mut segments = catalog.wal.along(&plan.path, plan.backup.start_lsn);
-    // A server reads ahead, and takes the segment after its last one, too.
-    segments.truncate(plan.segments + 1);
+    segments.truncate(plan.segments + READ_AHEAD);
     let total = plan.segments.min(segments.len());
     let proofs = segments.iter().map(|segment| library.prove(*segment));
     let mut proofs = stream::iter(proofs).buffered(PROOFS_AT_ONCE).enumerate();
@@ -55,7 +56,8 @@ pub async fn prove(
         match proof {
             Ok(()) => tell((at + 1).min(total), total),
             Err(failure) if failure.class() != Class::Damaged => return Err(failure),
-            Err(failure) if at == plan.segments => {
+            Err(_) if at > plan.segments && plan.no_read_ahead => {}
+            Err(failure) if at >= plan.segments => {
                 plan.no_read_ahead = true;
                 plan.warnings
                     .push(format!("the WAL behind the target is damaged: {failure}"));

@@ -302,7 +302,7 @@ impl<'a, S: Source> Search<'a, S> {
         let mut no_read_ahead = false;
         if let Some((at, how)) = &followed.damage {
             warnings.push(format!("the WAL behind the target is damaged: {how}"));
-            no_read_ahead = *at == segments;
+            no_read_ahead = *at >= segments;
         }
         warnings.extend(self.catalog.warnings.iter().cloned());
         Ok(Plan {

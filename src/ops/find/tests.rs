@@ -21,6 +21,7 @@ fn event(kind: Kind, second: i64) -> Happened {
         kind,
         timeline: Timeline::FIRST,
         lsn: Lsn::new(second as u64),
+        before: Lsn::new(second as u64),
         end_lsn: Lsn::new(second as u64 + 8),
         xid: None,
         at: Some(at(second)),
