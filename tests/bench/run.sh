@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures this tool against floors made of standard tools and, where it is installed, pgBackRest:
-# tests/bench/run.sh archive|backup|restore|year|day
+# tests/bench/run.sh archive|backup|restore|year|day|index
 #
 # Prints a table with medians and ratios and writes the same as JSON to target/bench/. Settings, as environment:
 #   PGP_BENCH_MB        size of the cluster for backup and restore (1200)
@@ -9,7 +9,7 @@
 #   PGP_BENCH_DIR       where the data lies (/var/tmp; needs five times the cluster's size, and for year 530,000 inodes)
 set -euo pipefail
 case "${1:-}" in
-    archive | backup | restore | year | day) ;;
+    archive | backup | restore | year | day | index) ;;
     *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit 2 ;;
 esac
 cd "$(dirname "$0")/../.."
@@ -26,6 +26,10 @@ export PGP_BENCH_JSON
 command -v zstd >/dev/null || need_packages zstd
 command -v python3 >/dev/null || need_packages python3
 PGP_BENCH_POSTGRES=$(tests/tools/postgres.sh 15 2>/dev/null | tail -n 1 | cut -d ' ' -f 2)
+if [ "$1" = index ]; then
+    export PGP_BENCH_POSTGRES
+    exec tests/bench/index.sh
+fi
 cargo build --release --locked --bins
 PGP_BENCH_BUILT=$(cd "${CARGO_TARGET_DIR:-target}/release" && pwd)
 export PGP_BENCH_POSTGRES PGP_BENCH_BUILT
