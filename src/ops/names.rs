@@ -41,11 +41,12 @@ const FETCHED: usize = 4;
 const DEFAULT: Oid = 1663;
 const GLOBAL: Oid = 1664;
 
-/// `pg_toast`
+/// `pg_catalog` and `pg_toast`
+const CATALOG: Oid = 11;
 const TOAST: Oid = 99;
 
 /// Schemas that have the same id in every database.
-const FIXED_SCHEMAS: [(Oid, &str); 3] = [(11, "pg_catalog"), (TOAST, "pg_toast"), (2200, "public")];
+const FIXED_SCHEMAS: [(Oid, &str); 3] = [(CATALOG, "pg_catalog"), (TOAST, "pg_toast"), (2200, "public")];
 
 /// A relation that has a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,6 +193,21 @@ impl Names {
                     kind: *kind,
                 };
                 self.learn_relation(at, key, state);
+            }
+            CatalogRow::Mapped { database, oid, file } => {
+                let known = self
+                    .relations
+                    .get(&(*database, *oid))
+                    .and_then(|history| history.at(at));
+                let state = known.cloned().unwrap_or_else(|| State {
+                    name: format!("catalogue {oid}").into(),
+                    schema: CATALOG,
+                    file: None,
+                    owner: None,
+                    kind: b'r',
+                });
+                let file = Some((file.tablespace, file.number));
+                self.learn_relation(at, (*database, *oid), State { file, ..state });
             }
             CatalogRow::Schema { database, oid, name } => self.learn_schema(at, (*database, *oid), text(name)),
             CatalogRow::Database { oid, name, tablespace } => self.learn_database(at, *oid, text(name), *tablespace),

@@ -48,6 +48,8 @@ impl ResourceManager {
     pub const DATABASE: Self = Self(4);
     /// Tablespaces: created, dropped.
     pub const TABLESPACE: Self = Self(5);
+    /// Which files are those of the catalogues that must be found first.
+    pub const RELATION_MAP: Self = Self(7);
     /// More about rows of tables: several inserted at once, visible, frozen, pruned.
     pub const HEAP2: Self = Self(9);
     /// Rows of tables: inserted, updated, deleted, locked; `TRUNCATE` for logical replication.

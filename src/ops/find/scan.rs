@@ -10,7 +10,7 @@ use super::classify::{self, Around, Lost};
 use super::event::{Happened, Kind};
 use super::filter::Filter;
 use super::read;
-use super::transaction::{End, Standing, Transaction};
+use super::transaction::{Did, End, Standing, Transaction};
 use super::{FindError, Note};
 use crate::catalog::StoredSegment;
 use crate::error::{Class, Explain, Failure, on_one_line};
@@ -18,7 +18,7 @@ use crate::ops::names::{self, Names};
 use crate::pg::{Lsn, SegmentNumber, Timeline, WalFileName};
 use crate::repo::{self, ClusterInfo, RepoError, Repository};
 use crate::wal::index::{Activity, Chain, Crossed, Crossing, Part, Rows, SegmentIndex, Tally, Told};
-use crate::wal::{CatalogRow, Event, EventKind, Oid, RawRecord, Record, RelFile, WalLayout, Xid};
+use crate::wal::{CatalogRow, Event, EventKind, Oid, RawRecord, Record, RelFile, ResourceManager, WalLayout, Xid};
 
 /// Indexes that are read at a time.
 const AT_ONCE: usize = 32;
@@ -173,6 +173,7 @@ impl<'a> Scan<'a> {
             }
         }
         self.learn(&core);
+        self.learn_from_rewritten(number, file, &core).await?;
         for event in &core.events {
             self.event(event, None);
         }
@@ -349,6 +350,45 @@ impl<'a> Scan<'a> {
         }
     }
 
+    /// Rows of catalogues that were rewritten, which no index tells: their files have other numbers than when it was made
+    /// known how to find them.
+    async fn learn_from_rewritten(
+        &mut self,
+        number: SegmentNumber,
+        file: WalFileName,
+        core: &SegmentIndex,
+    ) -> Result<(), Failure> {
+        let at = number.end(self.info.segment_size);
+        let mut rewritten: FxHashMap<RelFile, Oid> = FxHashMap::default();
+        for activity in &core.relations {
+            let known = self.names.relation(&activity.file, at).map(|known| known.oid);
+            if let Some(oid) = known.filter(|oid| *oid != activity.file.number && CatalogRow::is_told(*oid))
+                && activity.rows.inserts + activity.rows.updates > 0
+            {
+                rewritten.insert(activity.file, oid);
+            }
+        }
+        if rewritten.is_empty() {
+            return Ok(());
+        }
+        let mut rows = Vec::new();
+        let mut see = |raw: &RawRecord<'_>| {
+            if matches!(raw.manager(), ResourceManager::HEAP | ResourceManager::HEAP2)
+                && let Ok(record) = Record::parse(raw)
+            {
+                let catalogue = |file: &RelFile| rewritten.get(file).copied();
+                let _ = CatalogRow::of_files(&record, &catalogue, &mut |row| rows.push((raw.start(), row)));
+            }
+        };
+        match read::records(self.repository, self.info, self.layout, &[file], &mut see).await {
+            Ok(()) => {}
+            Err(error) if error.class() == Class::Damaged => self.damaged(number, &error),
+            Err(error) => return Err(error.into()),
+        }
+        rows.iter().for_each(|(at, row)| self.learn_row(*at, row));
+        Ok(())
+    }
+
     fn learn_row(&mut self, at: Lsn, row: &CatalogRow) {
         self.names.learn_row(at, row);
         if let CatalogRow::Relation { name, file, .. } = row
@@ -452,14 +492,13 @@ impl<'a> Scan<'a> {
     /// else, and that stays if the transaction is cut off: a recovery must stop before that.
     fn database_dropped(&mut self, transaction: &Transaction) {
         let (did, end) = (&transaction.did, &transaction.end);
-        let deletes_one = |(file, rows): (&RelFile, &Rows)| {
-            let known = self.names.relation(file, end.event.lsn);
-            file.database == 0 && known.map_or(file.number, |known| known.oid) == PG_DATABASE && rows.deletes > 0
-        };
-        if self.databases.is_empty() || !end.committed || !did.relations.iter().any(deletes_one) {
+        if self.databases.is_empty() {
             return;
         }
         let Some(first) = did.first else { return };
+        if !end.committed || !self.drops_database(did, end.event.lsn) {
+            return;
+        }
         let within = |happened: &Happened| (first..end.event.lsn).contains(&happened.lsn);
         if let Some(place) = self.databases.iter().position(within) {
             let happened = self.databases.remove(place);
@@ -470,6 +509,14 @@ impl<'a> Scan<'a> {
                 ..happened
             });
         }
+    }
+
+    /// Whether a transaction deleted the row of a database.
+    fn drops_database(&self, did: &Did, at: Lsn) -> bool {
+        did.relations.iter().any(|(file, rows)| {
+            let known = self.names.relation(file, at).map(|known| known.oid);
+            file.database == 0 && known.unwrap_or(file.number) == PG_DATABASE && rows.deletes > 0
+        })
     }
 
     /// Finds the moment before databases were made invalid that were dropped then. That is done in place, by a record
@@ -496,6 +543,11 @@ impl<'a> Scan<'a> {
             }
             happened.before = place.unwrap_or(first);
             self.push(happened);
+        }
+        // Folders of databases also go where one moves to another tablespace, and where its creation fails.
+        let at = Lsn::new(u64::MAX);
+        if !self.standing.open().any(|(_, did)| self.drops_database(did, at)) {
+            self.databases.clear();
         }
         Ok(())
     }

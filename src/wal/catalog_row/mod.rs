@@ -44,6 +44,15 @@ pub enum CatalogRow {
         /// Its name, in the encoding of its database.
         name: Vec<u8>,
     },
+    /// The file of a catalogue whose own row can't tell it (`pg_filenode.map`): it was rewritten.
+    Mapped {
+        /// The database; zero for a catalogue that all share.
+        database: Oid,
+        /// The catalogue.
+        oid: Oid,
+        /// Its file from now on.
+        file: RelFile,
+    },
     /// A row of `pg_database`.
     Database {
         /// The database.
@@ -59,6 +68,8 @@ pub enum CatalogRow {
 const PG_CLASS: Oid = 1259;
 const PG_NAMESPACE: Oid = 2615;
 const PG_DATABASE: Oid = 1262;
+/// Catalogues whose files are told when they change: those of relations, and of databases (`pg_attribute`, `pg_type`).
+const MAPPED: [Oid; 4] = [PG_CLASS, PG_DATABASE, 1249, 1247];
 /// `pg_global`: the tablespace of what all databases share.
 const GLOBAL: Oid = 1664;
 
@@ -90,11 +101,36 @@ impl CatalogRow {
         }
     }
 
-    /// The rows that an insert or an update tells of, in itself or in its image of the page.
+    /// Which catalogue a file is that was never rewritten.
+    fn original(file: &RelFile) -> Option<Oid> {
+        Self::may_be_in(file).then_some(file.number)
+    }
+
+    /// Whether rows of this catalogue are told.
+    pub const fn is_told(catalogue: Oid) -> bool {
+        matches!(catalogue, PG_CLASS | PG_NAMESPACE | PG_DATABASE)
+    }
+
+    /// The rows that an insert or an update tells of, in itself or in its image of the page, and new files of catalogues.
     ///
     /// # Errors
     /// When the record is none that its kind allows. Rows told before stay told.
     pub fn of(record: &Record<'_>, each: &mut dyn FnMut(Self)) -> Result<(), RecordError> {
+        if record.raw().manager() == ResourceManager::RELATION_MAP {
+            return mapped(record, each).ok_or(RecordError::of(record.raw(), "it maps no catalogues"));
+        }
+        Self::of_files(record, &Self::original, each)
+    }
+
+    /// As [`Self::of`], where catalogues may have been rewritten: `catalogue` says which one a file is.
+    ///
+    /// # Errors
+    /// As for [`Self::of`].
+    pub fn of_files(
+        record: &Record<'_>,
+        catalogue: &dyn Fn(&RelFile) -> Option<Oid>,
+        each: &mut dyn FnMut(Self),
+    ) -> Result<(), RecordError> {
         let raw = record.raw();
         let operation = raw.info() & OPERATION_MASK;
         let several = match (raw.manager(), operation) {
@@ -102,14 +138,14 @@ impl CatalogRow {
             (ResourceManager::HEAP2, MULTI_INSERT) => true,
             _ => return Ok(()),
         };
-        let Some(block) = record.blocks().next().filter(|block| {
-            let is_first = block.id == 0 && block.fork == RelFork::Main;
-            is_first && Self::may_be_in(&block.file)
-        }) else {
+        let first = record.blocks().next();
+        let first = first.filter(|block| block.id == 0 && block.fork == RelFork::Main);
+        let Some((block, catalogue)) = first.and_then(|block| Some((block, catalogue(&block.file)?))) else {
             return Ok(());
         };
         let rows = Rows {
             block,
+            catalogue,
             main: Cursor::new(record.main()),
             version: raw.version(),
         };
@@ -122,11 +158,11 @@ impl CatalogRow {
     }
 
     /// The columns that count, out of a whole row.
-    fn of_columns(columns: &[u8], file: &RelFile, version: MajorVersion) -> Option<Self> {
+    fn of_columns(columns: &[u8], catalogue: Oid, file: &RelFile, version: MajorVersion) -> Option<Self> {
         let at = |offset: usize| Cursor::new(columns.get(offset..)?).u32();
         let oid = at(0)?;
         let name = columns.get(4..4 + NAME)?.split(|&byte| byte == 0).next()?.to_vec();
-        Some(match file.number {
+        Some(match catalogue {
             PG_CLASS => {
                 let tablespace = match at(92)? {
                     0 => file.tablespace,
@@ -169,9 +205,29 @@ const fn tablespace_offset(version: MajorVersion) -> usize {
     if version.number() >= 15 { 92 } else { 224 }
 }
 
+/// `xl_relmap_update`: a whole `RelMapFile`, of a database or of what all share.
+fn mapped(record: &Record<'_>, each: &mut dyn FnMut(CatalogRow)) -> Option<()> {
+    let mut fields = Cursor::new(record.main());
+    let (database, tablespace) = (fields.u32()?, fields.u32()?);
+    let _length_and_magic = fields.u64()?;
+    for _ in 0..fields.u32()? {
+        let (oid, number) = (fields.u32()?, fields.u32()?);
+        if MAPPED.contains(&oid) {
+            let file = RelFile {
+                tablespace,
+                database,
+                number,
+            };
+            each(CatalogRow::Mapped { database, oid, file });
+        }
+    }
+    Some(())
+}
+
 /// A record that writes rows of a catalogue.
 struct Rows<'a> {
     block: Block<'a>,
+    catalogue: Oid,
     main: Cursor<'a>,
     version: MajorVersion,
 }
@@ -255,7 +311,12 @@ impl Rows<'_> {
     /// A row from behind its fixed header on; `header` is how long the header is with all that follows it.
     fn tell(&self, header: u8, row: &[u8], each: &mut dyn FnMut(CatalogRow)) -> Option<()> {
         let columns = row.get(usize::from(header).checked_sub(ROW_HEADER)?..)?;
-        each(CatalogRow::of_columns(columns, &self.block.file, self.version)?);
+        each(CatalogRow::of_columns(
+            columns,
+            self.catalogue,
+            &self.block.file,
+            self.version,
+        )?);
         Some(())
     }
 }

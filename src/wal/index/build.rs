@@ -235,6 +235,7 @@ impl Seen<'_> {
         let file = self.tally.see(raw)?;
         match raw.manager() {
             ResourceManager::TRANSACTION => return self.transaction(raw),
+            ResourceManager::RELATION_MAP => return self.catalog(raw),
             ResourceManager::HEAP | ResourceManager::HEAP2 if file.is_some_and(|file| CatalogRow::may_be_in(&file)) => {
                 return self.catalog(raw);
             }

@@ -115,6 +115,25 @@ const STATEMENTS: &[(&str, &[&str])] = &[
     ("drop table after_that", &["drop public.after_that"]),
     ("truncate t6", &["truncate public.t6"]),
     ("analyze; vacuum", &[]),
+    (
+        "create database moved; alter database moved set tablespace elsewhere",
+        &[],
+    ),
+    // Gives every catalogue a new file.
+    ("vacuum full", &[]),
+    (
+        "create table later (x int, words text); insert into later values (1); drop table later",
+        &["drop public.later"],
+    ),
+    (
+        "create table night as select generate_series(1, 2000) x; truncate night",
+        &["truncate public.night"],
+    ),
+    ("vacuum full kept", &[]),
+    (
+        "create table other as select generate_series(1, 2000) x; delete from other",
+        &["mass_delete public.other"],
+    ),
 ];
 
 const SCENE: &str = "

@@ -22,6 +22,7 @@ const DATABASE_DROPPED: u8 = 13;
 const RELATION: u8 = 0;
 const SCHEMA: u8 = 1;
 const DATABASE: u8 = 2;
+const MAPPED: u8 = 3;
 
 impl Writer {
     pub(super) fn kind(&mut self, kind: &EventKind) {
@@ -146,6 +147,12 @@ impl Writer {
                 self.number((*oid).into());
                 self.text(name);
             }
+            CatalogRow::Mapped { database, oid, file } => {
+                self.out.push(MAPPED);
+                self.number((*database).into());
+                self.number((*oid).into());
+                self.file(file);
+            }
             CatalogRow::Database { oid, name, tablespace } => {
                 self.out.push(DATABASE);
                 self.number((*oid).into());
@@ -250,6 +257,11 @@ impl Reader<'_> {
                 database: self.small()?,
                 oid: self.small()?,
                 name: self.text()?,
+            },
+            MAPPED => CatalogRow::Mapped {
+                database: self.small()?,
+                oid: self.small()?,
+                file: self.file()?,
             },
             DATABASE => CatalogRow::Database {
                 oid: self.small()?,
