@@ -377,6 +377,7 @@ fn printed(row: &CatalogRow) -> ((u32, u8, u32), String) {
         CatalogRow::Schema { database, oid, name } => {
             ((*database, 1, *oid), format!("{database}|{oid}|{}", text(name)))
         }
+        CatalogRow::Mapped { database, oid, file } => ((*database, 3, *oid), format!("{oid}|{}", file.number)),
         CatalogRow::Database { oid, name, tablespace } => ((0, 2, *oid), format!("{oid}|{}|{tablespace}", text(name))),
     }
 }
