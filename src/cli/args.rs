@@ -231,7 +231,7 @@ pub struct FindArgs {
     #[arg(long, value_name = "NAME")]
     pub database: Option<String>,
     /// From A to B, times or positions in the WAL
-    #[arg(long, num_args = 2, value_names = ["A", "B"], allow_hyphen_values = true)]
+    #[arg(long, num_args = 2, action = clap::ArgAction::Set, value_names = ["A", "B"], allow_hyphen_values = true)]
     pub between: Option<Vec<String>>,
     /// Every transaction in the minutes around this moment
     #[arg(long, value_name = "TIME", conflicts_with = "between", allow_hyphen_values = true)]

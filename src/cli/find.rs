@@ -16,7 +16,7 @@ use super::run::{block_on, open_store};
 use super::settings::Origin;
 use crate::catalog::Catalog;
 use crate::error::{Class, Explain, Failure};
-use crate::ops::find::{self, Found, Happened, Kind, Note, Request, Window};
+use crate::ops::find::{self, Found, Happened, Kind, Note, Reach, Request, Window};
 use crate::ops::plan;
 use crate::pg::settings::shell_word;
 use crate::pg::time::{Clock, RecoveryTime, rfc3339};
@@ -83,7 +83,7 @@ impl Session {
             report::warning(PROGRAM, &words(note));
         }
         if found.events.is_empty() {
-            report::note(&nothing(&request));
+            report::note(&nothing(&request, &found));
         }
         let command = self.command(cluster)?;
         if args.json {
@@ -125,7 +125,7 @@ impl Session {
             kinds.extend_from_slice(more);
         }
         let least = args.mass_delete.as_deref().map(rows).transpose()?;
-        let xid = args.xid.as_deref().map(xid).transpose()?;
+        let (epoch, xid) = args.xid.as_deref().map(xid).transpose()?.unzip();
         let timeline = args.timeline.as_deref().map(|text| {
             let timeline = text.parse::<Timeline>();
             timeline.map_err(|error| value("--timeline", text, error))
@@ -147,6 +147,7 @@ impl Session {
             kinds,
             least,
             xid,
+            epoch: epoch.flatten(),
             relation: relation.transpose()?,
             database: args.database.clone(),
             window,
@@ -233,11 +234,17 @@ fn rows(text: &str) -> Result<u64, FlagError> {
     rows.ok_or_else(|| value("--mass-delete", text, "a number of rows from 1 on"))
 }
 
-fn xid(text: &str) -> Result<Xid, FlagError> {
+/// The id as the WAL has it, and how often the ids had gone round, where that is said.
+fn xid(text: &str) -> Result<(Option<u32>, Xid), FlagError> {
     // The server shows 64 bits and logs 32; the upper half counts how often the ids went round.
-    let xid = text.parse::<u64>().ok().map(|xid| xid as u32).filter(|xid| *xid >= 3);
-    let xid = xid.ok_or_else(|| value("--xid", text, "a transaction's id is a number from 3 on"))?;
-    Ok(Xid::new(xid))
+    let whole = text.parse::<u64>().ok();
+    let halves = whole.map(|xid| ((xid >> 32) as u32, xid as u32));
+    let why = match halves {
+        Some((epoch, xid @ 3..)) => return Ok(((epoch > 0).then_some(epoch), Xid::new(xid))),
+        Some((1.., _)) => "no transaction has this id: the lower 32 bits are a number from 3 on",
+        _ => "a transaction's id is a number from 3 on",
+    };
+    Err(value("--xid", text, why))
 }
 
 fn words(note: &Note) -> String {
@@ -253,11 +260,36 @@ fn words(note: &Note) -> String {
     }
 }
 
-fn nothing(request: &Request) -> String {
-    match request.xid {
-        Some(xid) => format!("transaction {xid} is not in the WAL that was searched"),
-        None => "nothing found".to_owned(),
+fn nothing(request: &Request, found: &Found) -> String {
+    let said = match (request.xid, &found.unfit) {
+        (Some(xid), Some(end)) => {
+            return format!(
+                "nothing found: transaction {xid} is in the WAL ({} at {} on timeline {}), but nothing of it fits what \
+                 was asked for; --xid alone tells what it did",
+                end.kind.name(),
+                end.lsn,
+                end.timeline
+            );
+        }
+        (Some(xid), None) => format!("transaction {xid} is not in the WAL that was searched"),
+        (None, _) => "nothing found".to_owned(),
+    };
+    let reaches: Vec<String> = found.reach.iter().map(reach).collect();
+    match reaches.is_empty() {
+        true => said,
+        false => format!("{said}; the archived WAL reaches {}", reaches.join(", ")),
     }
+}
+
+fn reach(reach: &Reach) -> String {
+    let Reach { timeline, from, to, .. } = reach;
+    let (earliest, latest) = reach.times.unzip();
+    let time = |at: Option<_>| at.map_or_else(String::new, |at| format!(" ({})", rfc3339(at)));
+    format!(
+        "from {from}{} to {to}{} on timeline {timeline}",
+        time(earliest),
+        time(latest)
+    )
 }
 
 fn gap(note: &Note) -> Value {

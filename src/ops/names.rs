@@ -271,12 +271,45 @@ impl Names {
         Some(&self.databases.get(&oid)?.newest()?.name)
     }
 
+    /// What all databases are called by the newest knowledge, in order.
+    pub fn databases(&self) -> Vec<&str> {
+        let newest = self.databases.values().filter_map(History::newest);
+        let mut names: Vec<&str> = newest.map(|database| &*database.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Whether a database has or had this name.
+    pub fn was_called(&self, database: Oid, name: &str) -> bool {
+        let history = self.databases.get(&database);
+        history.is_some_and(|history| history.iter().any(|held| *held.known.name == *name))
+    }
+
+    /// Whether some database has or had this name.
+    pub fn knows_database(&self, name: &str) -> bool {
+        self.databases.keys().any(|oid| self.was_called(*oid, name))
+    }
+
+    /// What kind of relation without files has or had this name: `p` partitioned table, `v` view, `f` foreign table.
+    pub fn kind_without_files(&self, name: &str, database: Option<&str>) -> Option<u8> {
+        let mut kinds = self.relations.iter().flat_map(|((inside, _), history)| {
+            let right = database.is_none_or(|wanted| self.was_called(*inside, wanted));
+            let fits = move |held: &&Held<State>| {
+                right
+                    && matches!(held.known.kind, b'p' | b'v' | b'f')
+                    && name.ends_with(&*held.known.name)
+                    && self.full_name(*inside, &held.known, held.from) == name
+            };
+            history.iter().filter(fits).map(|held| held.known.kind)
+        });
+        kinds.next()
+    }
+
     /// All files that relations of this name (`public.orders`) ever had, of one database or of all. What was rewritten
     /// or renamed is found by its former files and names, too; indexes and TOAST tables are not.
     pub fn files_of(&self, name: &str, database: Option<&str>) -> Vec<(RelFile, Oid)> {
-        let right_database = |oid: Oid| {
-            database.is_none_or(|wanted| oid == 0 || self.database(oid).is_some_and(|found| found == wanted))
-        };
+        let right_database = |oid: Oid| database.is_none_or(|wanted| oid == 0 || self.was_called(oid, wanted));
         let mut found = Vec::new();
         for ((database, oid), history) in &self.relations {
             let original = history.iter().find_map(|held| rewrite_of(&held.known));

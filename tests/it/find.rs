@@ -3,6 +3,7 @@
 
 mod asked;
 mod borders;
+mod nothing;
 mod told;
 
 use std::path::Path;

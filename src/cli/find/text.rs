@@ -26,7 +26,7 @@ pub(super) fn events(events: &[Happened], env: &Env, command: &Command) -> Strin
 }
 
 fn line(event: &Happened, env: &Env) -> String {
-    let about = |relation: &Relation| about(relation, event.kind);
+    let about = |relation: &Relation| about(relation, event);
     let relations: Vec<String> = event.relations.iter().map(about).collect();
     let relations = match relations.is_empty() {
         true => String::new(),
@@ -42,7 +42,7 @@ fn block(event: &Happened, env: &Env, command: &Command) -> String {
         text.push_str("  not all of these need be meant: the transaction both dropped and truncated tables\n");
     }
     for relation in &event.relations {
-        text.push_str(&format!("  {}\n", about(relation, event.kind)));
+        text.push_str(&format!("  {}\n", about(relation, event)));
     }
     match event.reachable {
         true => text.push_str(&format!("  just before it: {}\n", command.before(event))),
@@ -96,13 +96,20 @@ fn who(event: &Happened) -> String {
     words.push(format!("timeline {}", event.timeline));
     words.push(format!("at {}", event.lsn));
     if let Some(bytes) = event.wal_bytes {
-        let least = if event.wrote_more() { "at least " } else { "" };
-        words.push(format!("{least}{} of WAL", size(bytes)));
+        words.push(format!("{}{} of WAL", least(event), size(bytes)));
     }
     words.join(", ")
 }
 
-fn about(relation: &Relation, kind: Kind) -> String {
+/// What stands before numbers that are too low.
+fn least(event: &Happened) -> &'static str {
+    match event.wrote_more() {
+        true => "at least ",
+        false => "",
+    }
+}
+
+fn about(relation: &Relation, event: &Happened) -> String {
     let oid = relation.oid.map_or_else(String::new, |oid| format!(" (oid {oid})"));
     let rows = [
         (relation.rows.inserts, "inserted"),
@@ -114,10 +121,11 @@ fn about(relation: &Relation, kind: Kind) -> String {
         .filter(|(rows, _)| *rows > 0)
         .map(|(rows, what)| format!("{rows} {what}"))
         .collect();
-    let rows = match (rows.is_empty(), kind) {
+    let least = least(event);
+    let rows = match (rows.is_empty(), event.kind) {
         (true, _) => String::new(),
-        (false, Kind::Drop | Kind::Truncate) => format!(", before that {}", rows.join(", ")),
-        (false, _) => format!(": {}", rows.join(", ")),
+        (false, Kind::Drop | Kind::Truncate) => format!(", before that {least}{}", rows.join(", ")),
+        (false, _) => format!(": {least}{}", rows.join(", ")),
     };
     format!("{}{oid}{rows}", relation.name)
 }

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use super::event::{Happened, Kind};
 use super::transaction::Transaction;
 use super::{MASS_DELETE, Request};
+use crate::ops::names::Names;
 use crate::pg::{Lsn, SegmentNumber, Timeline};
 use crate::wal::{RelFile, Xid};
 
@@ -104,9 +105,9 @@ impl Filter {
     }
 
     /// Whether an event is where it was asked for.
-    pub(super) fn is_where_asked(&self, happened: &Happened, segment: SegmentNumber) -> bool {
+    pub(super) fn is_where_asked(&self, happened: &Happened, segment: SegmentNumber, names: &Names) -> bool {
         let other_database = match (&self.database, happened.database) {
-            (Some(asked), Some(_)) => happened.database_name.as_ref() != Some(asked),
+            (Some(asked), Some(oid)) => !names.was_called(oid, asked),
             _ => false,
         };
         let spanned = || {

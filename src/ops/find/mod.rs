@@ -5,8 +5,11 @@
 //! another one; transactions that were prepared before are followed into it.
 
 mod classify;
+mod epoch;
+mod error;
 mod event;
 mod filter;
+mod reach;
 mod read;
 mod scan;
 #[cfg(test)]
@@ -24,13 +27,15 @@ use self::window::{AROUND, Brief};
 use super::names::Names;
 use crate::catalog::{Catalog, TimelineWal};
 use crate::error::{Class, Explain, Failure};
-use crate::pg::{Leg, Lsn, MajorVersion, SegmentNumber, Timeline, WalFileName};
+use crate::pg::{Leg, Lsn, SegmentNumber, Timeline, WalFileName};
 use crate::repo::backup::{BackupId, BackupState};
 use crate::repo::{ClusterInfo, Repository};
 use crate::wal::{RawRecord, WalLayout, Xid};
 
+pub use error::FindError;
 pub use event::{Happened, Kind, Relation};
 pub use filter::Window;
+pub use reach::Reach;
 
 /// From so many rows of one relation on a transaction is told as a mass delete.
 pub const MASS_DELETE: u64 = 1000;
@@ -50,6 +55,8 @@ pub struct Request {
     pub least: Option<u64>,
     /// Only this transaction, or the one that it is a part of.
     pub xid: Option<Xid>,
+    /// How often the ids had gone round when it began, where that was said.
+    pub epoch: Option<u32>,
     /// Only what was done to this relation (`public.orders`).
     pub relation: Option<String>,
     /// Only in the database of this name.
@@ -66,6 +73,17 @@ impl Request {
         let narrow = self.window.is_some() || self.relation.is_some();
         self.kinds.is_empty() && self.xid.is_none() && narrow
     }
+
+    /// For the transaction alone, if more than that was asked for.
+    fn for_transaction(&self) -> Option<Self> {
+        let others = [self.relation.is_some(), self.database.is_some(), self.window.is_some()];
+        let narrow = !self.kinds.is_empty() || others.contains(&true) || self.timeline.is_some();
+        (narrow && self.xid.is_some()).then(|| Self {
+            xid: self.xid,
+            epoch: self.epoch,
+            ..Self::default()
+        })
+    }
 }
 
 /// What was found.
@@ -79,6 +97,10 @@ pub struct Found {
     pub notes: Vec<Note>,
     /// What else is to be said, in words.
     pub remarks: Vec<String>,
+    /// Where nothing was found: the end of the transaction asked for, of which nothing else fits.
+    pub unfit: Option<Happened>,
+    /// Where nothing was found: the WAL that there is.
+    pub reach: Vec<Reach>,
 }
 
 /// A stretch of WAL that could not be searched.
@@ -114,60 +136,6 @@ impl Note {
     }
 }
 
-/// What can't be looked for.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum FindError {
-    /// WAL of a major that this version does not know.
-    #[error("this version can't read the WAL of PostgreSQL {0}")]
-    Unread(MajorVersion),
-    /// No relation has ever had this name.
-    #[error("no table {name} is known{}", in_database(.database.as_deref()))]
-    Relation {
-        /// The name.
-        name: String,
-        /// The database that was named.
-        database: Option<String>,
-    },
-    /// There is no WAL of this timeline.
-    #[error("there is no WAL of timeline {wanted}; there is of {known}")]
-    Timeline {
-        /// The one that was named.
-        wanted: Timeline,
-        /// Those that there are.
-        known: String,
-    },
-    /// There is no WAL at all.
-    #[error("there is no WAL of cluster {0} in the repository")]
-    Empty(crate::pg::SystemId),
-}
-
-fn in_database(name: Option<&str>) -> String {
-    name.map_or_else(String::new, |name| format!(" in database {name}"))
-}
-
-impl Explain for FindError {
-    fn class(&self) -> Class {
-        match self {
-            Self::Relation { .. } | Self::Timeline { .. } => Class::Usage,
-            Self::Unread(_) | Self::Empty(_) => Class::OutOfReach,
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Unread(_) => Some("use a version of pgp-pitr that knows it".to_owned()),
-            Self::Relation { .. } => Some(
-                "write SCHEMA.TABLE as the server has it, without quotes; names are known from base backups and from \
-                 the WAL"
-                    .to_owned(),
-            ),
-            Self::Timeline { .. } => None,
-            Self::Empty(_) => Some("see that archive_command succeeds: `pgp-pitr check`".to_owned()),
-        }
-    }
-}
-
 /// Searches a cluster's WAL.
 ///
 /// # Errors
@@ -185,9 +153,21 @@ pub async fn find(repository: &Repository, catalog: &Catalog, request: &Request)
         info,
         layout,
     };
-    search.run().await
+    let mut found = search.run().await?;
+    if found.events.is_empty() {
+        if let Some(request) = request.for_transaction() {
+            let all = Search {
+                request: &request,
+                ..search
+            };
+            found.unfit = all.run().await?.events.into_iter().next();
+        }
+        found.reach = reach::of(repository, info, &search.lines()?).await?;
+    }
+    Ok(found)
 }
 
+#[derive(Clone, Copy)]
 struct Search<'a> {
     repository: &'a Repository,
     catalog: &'a Catalog,
@@ -204,15 +184,18 @@ impl Search<'_> {
         let mut found = Found::default();
         found.remarks.extend(self.catalog.warnings.iter().cloned());
         found.remarks.extend(names.warnings().iter().cloned());
-        if let Some(relation) = &self.request.relation {
+        let database = self.request.database.as_deref();
+        let known = |names: &Names| database.is_none_or(|name| names.knows_database(name));
+        if self.request.relation.is_some() || !known(&names) {
             names = self.all_names(&lines, names).await?;
-            let files = names.files_of(relation, self.request.database.as_deref());
+        }
+        if let Some(name) = database.filter(|_| !known(&names)) {
+            return Err(FindError::no_database(name, &names).into());
+        }
+        if let Some(relation) = &self.request.relation {
+            let files = names.files_of(relation, database);
             if files.is_empty() {
-                return Err(FindError::Relation {
-                    name: relation.clone(),
-                    database: self.request.database.clone(),
-                }
-                .into());
+                return Err(FindError::no_files(relation, database, &names).into());
             }
             filter.files = Some(files.into_iter().map(|(file, _)| file).collect());
         }
@@ -223,7 +206,20 @@ impl Search<'_> {
         for line in &lines {
             scan.line(line).await?;
         }
+        self.check_epoch(&scan)?;
         self.conclude(scan, found).await
+    }
+
+    /// Refuses a transaction of 64 bits whose upper half is not that of the WAL.
+    fn check_epoch(&self, scan: &Scan<'_>) -> Result<(), FindError> {
+        let Some((xid, epoch)) = self.request.xid.zip(self.request.epoch) else {
+            return Ok(());
+        };
+        let unchecked = scan.epochs.is_empty() && scan.found.is_empty();
+        match unchecked || scan.epochs.contains(&epoch) {
+            true => Ok(()),
+            false => Err(FindError::epoch(xid, epoch, &scan.epochs)),
+        }
     }
 
     async fn conclude(&self, scan: Scan<'_>, mut found: Found) -> Result<Found, Failure> {

@@ -7,6 +7,7 @@ use futures_util::{StreamExt, stream};
 use rustc_hash::FxHashMap;
 
 use super::classify::{self, Around, Lost};
+use super::epoch;
 use super::event::{Happened, Kind};
 use super::filter::Filter;
 use super::read;
@@ -57,6 +58,8 @@ pub(super) struct Scan<'a> {
     pub(super) forks: BTreeMap<Timeline, Standing>,
     /// Each timeline's end: where its transactions stand.
     pub(super) ends: BTreeMap<Timeline, Standing>,
+    /// Which epochs the transaction asked for is of, by the checkpoints.
+    pub(super) epochs: BTreeSet<u32>,
     line: Timeline,
     floor: Lsn,
     standing: Standing,
@@ -91,6 +94,7 @@ impl<'a> Scan<'a> {
             minutes: BTreeMap::new(),
             forks: BTreeMap::new(),
             ends: BTreeMap::new(),
+            epochs: BTreeSet::new(),
             line: Timeline::FIRST,
             floor: Lsn::ZERO,
             standing: Standing::default(),
@@ -677,6 +681,8 @@ impl<'a> Scan<'a> {
             }
             EventKind::Checkpoint(checkpoint) => {
                 self.standing.next_xid(checkpoint.next_xid);
+                let epoch = self.filter.xid.map(|xid| epoch::near(xid, checkpoint));
+                self.epochs.extend(epoch);
                 Kind::Checkpoint
             }
             EventKind::ParameterChange(_) => Kind::ParameterChange,
@@ -724,7 +730,7 @@ impl<'a> Scan<'a> {
             .and_then(|oid| self.names.database(oid))
             .map(str::to_owned);
         let number = SegmentNumber::holding(happened.lsn, self.info.segment_size);
-        if !self.filter.is_where_asked(&happened, number) {
+        if !self.filter.is_where_asked(&happened, number, &self.names) {
             return;
         }
         if self.found.len() >= EVENTS {

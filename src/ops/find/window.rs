@@ -21,7 +21,7 @@ const ALL: usize = 8192;
 /// So many more are looked at on each side then.
 const MARGIN: usize = 256;
 /// Segments without a time that are passed over while halving.
-const TIMELESS: usize = 64;
+pub(super) const TIMELESS: usize = 64;
 /// Indexes that are read at a time.
 const AT_ONCE: usize = 32;
 
@@ -61,7 +61,8 @@ impl Brief {
     }
 }
 
-fn times(core: &SegmentIndex) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
+/// The earliest and the latest time that a segment tells.
+pub(super) fn times(core: &SegmentIndex) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
     let told = core.events.iter().filter_map(|event| event.kind.at());
     let earliest = told.chain(core.ends.earliest_end).min()?;
     Some((earliest, core.ends.latest.unwrap_or(earliest).max(earliest)))
@@ -85,7 +86,8 @@ pub(super) async fn survey(
     Ok(found)
 }
 
-async fn core(
+/// A segment's index; `None`: it is damaged.
+pub(super) async fn core(
     repository: &Repository,
     info: &ClusterInfo,
     timeline: Timeline,

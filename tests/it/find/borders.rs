@@ -255,7 +255,16 @@ fn what_makes_no_sense_is_refused_with_words() {
     vault.backup(&cluster);
     cluster.archive_now();
     refused(&["--relation", "oders"], 2, "no table public.oders is known");
-    refused(&["--relation", "orders", "--database", "shop"], 2, "in database shop");
+    refused(
+        &["--relation", "orders", "--database", "shop"],
+        2,
+        "no database \"shop\" is known",
+    );
+    refused(
+        &["--relation", "oders", "--database", "postgres"],
+        2,
+        "in database postgres",
+    );
     refused(&["--relation", ""], 2, "it is empty");
     refused(&["--between", "0/2000000", "0/1000000"], 2, "ends before it begins");
     refused(&["--between", "0/2000000", "0/2000000"], 2, "ends before it begins");
@@ -275,8 +284,33 @@ fn what_makes_no_sense_is_refused_with_words() {
     refused(&["--timeline", "0"], 2, "--timeline");
     refused(&["--cluster", "7"], 2, "does not hold cluster 7");
     let nothing = vault.pitr(["find", "--drop"]).with_code(0);
+    assert!(
+        nothing.stdout.is_empty()
+            && nothing
+                .stderr
+                .starts_with("nothing found; the archived WAL reaches from ")
+    );
+}
+
+#[test]
+fn rows_and_bytes_of_a_transaction_over_missing_wal_are_said_to_be_too_few() {
+    let vault = Vault::folder();
+    let cluster = small_segments(&vault, Major::usual());
+    cluster.sql("create table a (x int)");
+    vault.backup(&cluster);
+    let told = cluster.sql(
+        "begin; select pg_current_xact_id(); insert into a select generate_series(1, 30000);
+         select pg_walfile_name(pg_current_wal_insert_lsn()); insert into a select generate_series(1, 30000); commit",
+    );
+    let mut told = told.lines();
+    let (xid, lost) = (told.next().expect("an id"), told.next().expect("a file"));
+    cluster.archive_now();
+    vault.lose(lost);
+    let answer = vault.pitr(["find", "--xid", xid]).with_code(0).stdout;
+    assert!(answer.contains("of WAL; public.a (oid"), "{answer}");
     assert_eq!(
-        (nothing.stdout.as_str(), nothing.stderr.as_str()),
-        ("", "nothing found\n")
+        answer.matches(": at least ").count() + answer.matches(", at least ").count(),
+        2,
+        "{answer}"
     );
 }
