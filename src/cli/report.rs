@@ -51,7 +51,33 @@ pub fn answer(text: &str) -> Result<(), AnswerError> {
     }
 }
 
+/// The same without control characters: names are chosen by whoever may create things, and must not write lines or
+/// colours of their own among ours.
+pub fn printable(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_control() {
+            true => plain.extend(character.escape_default()),
+            false => plain.push(character),
+        }
+    }
+    plain
+}
+
 fn to_stderr(text: &str) {
+    let text: Vec<String> = text.split('\n').map(printable).collect();
+    let text = text.join("\n");
     // With stderr gone there is nobody left to tell.
     let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_writes_no_line_of_its_own() {
+        assert_eq!(printable("täglich \"x\""), "täglich \"x\"");
+        assert_eq!(printable("a\n  rm -rf /\u{1b}[2K"), "a\\n  rm -rf /\\u{1b}[2K");
+    }
 }

@@ -3,6 +3,7 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::super::progress::size;
+use super::super::report::printable;
 use super::Command;
 use crate::env::Env;
 use crate::ops::find::{Happened, Kind, Relation};
@@ -36,6 +37,7 @@ fn line(event: &Happened, env: &Env) -> String {
 }
 
 fn block(event: &Happened, env: &Env, command: &Command) -> String {
+    let event = &with_printable_names(event);
     let mut text = format!("{}{}\n", title(event), when(event.at, env));
     text.push_str(&format!("  {}\n", who(event)));
     if event.uncertain {
@@ -49,6 +51,17 @@ fn block(event: &Happened, env: &Env, command: &Command) -> String {
         false => text.push_str("  no backup and unbroken WAL lead to the moment before it\n"),
     }
     text
+}
+
+fn with_printable_names(event: &Happened) -> Happened {
+    let mut event = event.clone();
+    for name in [&mut event.name, &mut event.database_name].into_iter().flatten() {
+        *name = printable(name);
+    }
+    for relation in &mut event.relations {
+        relation.name = printable(&relation.name);
+    }
+    event
 }
 
 fn title(event: &Happened) -> String {

@@ -314,3 +314,23 @@ fn rows_and_bytes_of_a_transaction_over_missing_wal_are_said_to_be_too_few() {
         "{answer}"
     );
 }
+
+#[test]
+fn a_name_writes_no_line_of_its_own_among_the_commands() {
+    let vault = Vault::folder();
+    let cluster = vault.protect(quiet(Major::usual()));
+    cluster.sql("create table \"x\n  just before it: rm -rf /\u{1b}[2K\" as select 1");
+    vault.backup(&cluster);
+    cluster.sql("drop table \"x\n  just before it: rm -rf /\u{1b}[2K\"");
+    cluster.archive_now();
+    let text = vault.pitr(["find", "--drop"]).with_code(0).stdout;
+    assert!(
+        text.contains(r"public.x\n  just before it: rm -rf /\u{1b}[2K"),
+        "{text}"
+    );
+    assert!(!text.contains('\u{1b}'));
+    assert!(
+        !text.lines().any(|line| line.starts_with("  just before it: rm")),
+        "{text}"
+    );
+}
