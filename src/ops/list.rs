@@ -5,11 +5,11 @@ mod edges;
 use chrono::{DateTime, Utc};
 
 use self::edges::Edges;
-use crate::catalog::{Catalog, Run};
+use crate::catalog::{Catalog, Run, StoredSegment};
 use crate::error::Failure;
-use crate::pg::{Leg, Lsn, SegmentNumber, SystemId, Timeline, TimelineHistory};
+use crate::pg::{Leg, Lsn, SegmentNumber, SystemId, Timeline, TimelineHistory, WalFileName};
 use crate::repo::backup::{BackupId, BackupRecord, BackupState};
-use crate::repo::{ClusterInfo, Repository};
+use crate::repo::{ClusterInfo, LEAST_WAL_OBJECT, Repository, names};
 
 /// One cluster.
 #[derive(Debug)]
@@ -76,6 +76,13 @@ pub async fn list(repository: &Repository, only: Option<SystemId>) -> Result<Vec
 }
 
 async fn one(repository: &Repository, mut catalog: Catalog) -> Result<Listing, Failure> {
+    let stubs = stubs(&catalog);
+    for (file, segment) in &stubs {
+        let object = repository.store().full(&names::wal_file(catalog.info.system, *file));
+        let bytes = segment.stored_bytes;
+        let warning = format!("{object} is damaged: it has {bytes} bytes, and no WAL file is as short");
+        catalog.warnings.push(warning);
+    }
     let mut edges = Edges::new(repository, &catalog);
     let mut wal = Vec::new();
     for timeline in catalog.wal.timelines() {
@@ -83,7 +90,7 @@ async fn one(repository: &Repository, mut catalog: Catalog) -> Result<Listing, F
     }
     let mut windows = Vec::new();
     for timeline in catalog.timelines() {
-        windows.extend(of_path(&catalog, &mut edges, timeline).await?);
+        windows.extend(of_path(&catalog, &stubs, &mut edges, timeline).await?);
     }
     let warnings = edges.warnings;
     catalog.warnings.extend(warnings);
@@ -120,14 +127,19 @@ async fn of_timeline(
 
 /// The stretches that a timeline's backups open, on the way to it. Of those that end at the same place the longest holds
 /// all others.
-async fn of_path(catalog: &Catalog, edges: &mut Edges<'_>, timeline: Timeline) -> Result<Vec<Window>, Failure> {
+async fn of_path(
+    catalog: &Catalog,
+    stubs: &[Stub],
+    edges: &mut Edges<'_>,
+    timeline: Timeline,
+) -> Result<Vec<Window>, Failure> {
     let size = catalog.info.segment_size;
     let path = catalog.history(timeline).path();
     let mut windows: Vec<Window> = Vec::new();
     // Where runs end by the names of their segments, and where they do indeed.
     let mut known: Vec<(SegmentNumber, SegmentNumber)> = Vec::new();
     for backup in &catalog.backups {
-        let Some(run) = run_from(catalog, &path, backup) else {
+        let Some(run) = run_from(catalog, stubs, &path, backup) else {
             continue;
         };
         if known.iter().any(|(last, end)| *last == run.last && run.first <= *end) {
@@ -155,9 +167,24 @@ async fn of_path(catalog: &Catalog, edges: &mut Edges<'_>, timeline: Timeline) -
     Ok(windows)
 }
 
+/// A file of WAL that is too short to be whole.
+type Stub = (WalFileName, StoredSegment);
+
+/// Those that there are, told by their sizes alone.
+fn stubs(catalog: &Catalog) -> Vec<Stub> {
+    let mut stubs = Vec::new();
+    for timeline in catalog.wal.timelines() {
+        let segments = catalog.wal.timeline(timeline).map_or(&[][..], |wal| wal.segments());
+        let short = |segment: &&StoredSegment| u64::from(segment.stored_bytes) < LEAST_WAL_OBJECT;
+        let file = |segment: &StoredSegment| super::walk::file_of(&catalog.info, (timeline, *segment));
+        stubs.extend(segments.iter().filter(short).map(|segment| (file(segment), *segment)));
+    }
+    stubs
+}
+
 /// The WAL that leads on from a backup along a path, up to a gap or to a place that no replay gets past; `None` where the
 /// backup is of no use on that path.
-fn run_from(catalog: &Catalog, path: &[Leg], backup: &BackupRecord) -> Option<Run> {
+fn run_from(catalog: &Catalog, stubs: &[Stub], path: &[Leg], backup: &BackupRecord) -> Option<Run> {
     let size = catalog.info.segment_size;
     let leg = path.iter().find(|leg| leg.timeline == backup.timeline)?;
     if backup.state == BackupState::Damaged || leg.to.is_some_and(|to| backup.stop_lsn > to) {
@@ -177,5 +204,17 @@ fn run_from(catalog: &Catalog, path: &[Leg], backup: &BackupRecord) -> Option<Ru
         })
         .map(|(_, number)| number);
     let last = doubtful.min().unwrap_or(last);
+    let cut = stubs
+        .iter()
+        .filter(|(_, stub)| (first..=last).contains(&stub.number))
+        .filter(|(file, stub)| {
+            let taken = catalog.wal.on_path(path, stub.number);
+            taken.is_some_and(|(timeline, _)| timeline == file.timeline())
+        });
+    let last = match cut.map(|(_, stub)| stub.number).min() {
+        Some(cut) if cut == first => return None,
+        Some(cut) => SegmentNumber::new(cut.number() - 1),
+        None => last,
+    };
     (last >= SegmentNumber::ending(backup.stop_lsn, size)).then_some(Run { first, last })
 }

@@ -14,7 +14,8 @@ use crate::pg::{ControlFile, ControlSettings, Lsn, SystemId, Timeline, WalFileNa
 use crate::plan::recovery::Plan;
 use crate::plan::search::{OnPath, Search, Source, Stretch};
 use crate::repo::backup::BackupRecord;
-use crate::repo::{self, ClusterInfo, Fetched, Repository, StoredIndex, reader};
+use crate::repo::reader::Lacks;
+use crate::repo::{self, ClusterInfo, Fetched, Repository, StoredIndex, Verified, reader};
 use crate::wal::index::SegmentIndex;
 use crate::wal::{Event, Xid};
 
@@ -54,7 +55,12 @@ pub async fn prove(
     let mut proofs = stream::iter(proofs).buffered(PROOFS_AT_ONCE).enumerate();
     while let Some((at, proof)) = proofs.next().await {
         match proof {
-            Ok(()) => tell((at + 1).min(total), total),
+            Ok(verified) => {
+                tell((at + 1).min(total), total);
+                if let Verified::ContentOnly(how) = verified {
+                    plan.warnings.push(how);
+                }
+            }
             Err(failure) if failure.class() != Class::Damaged => return Err(failure),
             Err(_) if at > plan.segments && plan.no_read_ahead => {}
             Err(failure) if at >= plan.segments => {
@@ -91,7 +97,7 @@ impl Library<'_> {
         &self.catalog.info
     }
 
-    async fn prove(&self, segment: OnPath) -> Result<(), Failure> {
+    async fn prove(&self, segment: OnPath) -> Result<Verified, Failure> {
         let file = walk::file_of(self.cluster(), segment);
         Ok(repo::verify_wal(self.repository, self.cluster().system, file).await?)
     }
@@ -125,9 +131,12 @@ impl Source for Library<'_> {
             .map(|end| end.xid))
     }
 
-    async fn lacks(&self, backup: &BackupRecord) -> Result<Option<String>, Failure> {
+    async fn lacks(&self, backup: &BackupRecord) -> Result<Lacks, Failure> {
         match reader::lacks(self.repository, backup).await {
-            Err(error) if error.class() == Class::Damaged => Ok(Some(crate::error::on_one_line(&error))),
+            Err(error) if error.class() == Class::Damaged => Ok(Lacks {
+                needed: Some(crate::error::on_one_line(&error)),
+                others: Vec::new(),
+            }),
             answer => Ok(answer?),
         }
     }

@@ -14,6 +14,7 @@ use crate::catalog::{Catalog, StoredSegment};
 use crate::error::{Class, Failure};
 use crate::pg::{ControlSettings, Leg, Lsn, SegmentName, SegmentNumber, Timeline, TimelineHistory};
 use crate::repo::backup::{BackupId, BackupRecord, BackupState};
+use crate::repo::reader::Lacks;
 use crate::wal::index::SegmentIndex;
 use crate::wal::{Event, Extent, Target, Xid};
 
@@ -78,8 +79,8 @@ pub trait Source {
     /// The transaction that ended in a segment together with a subtransaction of it.
     fn whole_transaction(&self, segment: OnPath, part: Xid) -> impl Future<Output = Result<Option<Xid>, Failure>>;
 
-    /// What a backup lacks of its own objects, in words.
-    fn lacks(&self, backup: &BackupRecord) -> impl Future<Output = Result<Option<String>, Failure>>;
+    /// What a backup lacks of its own objects.
+    fn lacks(&self, backup: &BackupRecord) -> impl Future<Output = Result<Lacks, Failure>>;
 
     /// What a backup's server ran with; `None` where the backup does not tell.
     fn settings(&self, backup: &BackupRecord) -> impl Future<Output = Result<Option<ControlSettings>, Failure>>;
@@ -192,16 +193,26 @@ impl<'a, S: Source> Search<'a, S> {
             };
             let followed = self.follow(backup, &way, request).await?;
             let missed = match self.judge(backup, &way, &followed, request) {
-                Ok(decided) => match self.source.lacks(backup).await? {
-                    None => return self.plan(backup, &way, followed, decided, request, tried).await.map(Ok),
-                    Some(why) if request.backup.is_some() => return Ok(Err(Miss::damaged(why, None))),
-                    Some(why) => Verdict::PassOver { why, later: true },
-                },
+                Ok(decided) => {
+                    let lacks = self.source.lacks(backup).await?;
+                    match lacks.needed {
+                        None => {
+                            let mut plan = self.plan(backup, &way, followed, decided, request, tried).await?;
+                            plan.warnings.extend(lacks.others.into_iter().map(not_needed));
+                            return Ok(Ok(plan));
+                        }
+                        Some(why) => {
+                            tried.lacking.get_or_insert_with(|| why.clone());
+                            Verdict::PassOver { why, later: true }
+                        }
+                    }
+                }
                 Err(verdict) => verdict,
             };
             match missed {
                 Verdict::Miss(mut miss) => {
                     miss.later = tried.later;
+                    miss.lacks(tried.lacking);
                     return Ok(Err(*miss));
                 }
                 Verdict::PassOver { why, later } => tried.pass_over(backup, why, later),
@@ -235,8 +246,12 @@ impl<'a, S: Source> Search<'a, S> {
             Requested::Xid(_) | Requested::Name(_) | Requested::Immediate
         );
         let stopped = found.outcome.is_none_or(|outcome| outcome.stop.is_some());
+        // What lies before damage can be had as what lies before a gap can.
+        let lies_before = matches!(request.requested, Requested::Time(..) | Requested::Lsn(_))
+            && settle(&request.requested, request.inclusive, backup, found).is_ok();
         if let Some((_, how)) = &followed.damage
             && (!stopped || request.requested == Requested::Latest)
+            && !lies_before
         {
             let miss = Box::new(Miss::damaged(how.clone(), end));
             return Err(match anywhere {
@@ -533,6 +548,8 @@ struct Tried {
     later: Vec<BackupId>,
     missed: Option<Miss>,
     told: Option<String>,
+    /// What the first lacks of its own objects that would serve.
+    lacking: Option<String>,
 }
 
 impl Tried {
@@ -542,6 +559,7 @@ impl Tried {
             later: Vec::new(),
             missed: None,
             told: None,
+            lacking: None,
         }
     }
 
@@ -564,6 +582,7 @@ impl Tried {
             later,
             missed,
             told,
+            lacking,
         } = self;
         let in_words = match passed_over.last() {
             Some((id, why)) if told.is_none() => match request.requested {
@@ -581,8 +600,13 @@ impl Tried {
             None => Miss::out_of_reach(in_words, None, false),
         };
         miss.later = later;
+        miss.lacks(lacking);
         miss
     }
+}
+
+fn not_needed(lack: String) -> String {
+    format!("{lack}; nothing is restored from it, and `find` and `show` tell less")
 }
 
 impl Followed {

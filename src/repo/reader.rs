@@ -9,7 +9,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::backup::{BackupRecord, read_part};
+use super::backup::{BackupRecord, INVENTORY, RELATIONS, SETTINGS, read_part};
 use super::map::{FileEntry, MappedFrame, PART_SIZE, Row, read_rows};
 use super::pack::{FRAME_CONTENT, FRAME_HEADER, FrameRef, PACK_SIZE, open_frame};
 use super::writer::PackRow;
@@ -21,6 +21,9 @@ use crate::store::{Name, Store};
 /// A part of a table never unpacks to more than this: rows are added whole to a part that is not
 /// full yet, and a row is far smaller than a part.
 const PART_LIMIT: usize = 2 * PART_SIZE;
+
+/// The parts of a backup that tell people and `find` about it, and that no restore reads.
+const BESIDE: [&str; 3] = [INVENTORY, SETTINGS, RELATIONS];
 
 /// Frames whose distance in a pack is below this are read in one go: a request costs more than the
 /// bytes between.
@@ -95,12 +98,21 @@ pub async fn frames(
     table_part(repository, record, "frames", part).await
 }
 
-/// Which of a backup's own objects is missing, or has another size than it was written with, in words; `None` where all
-/// are there. Told by listings: what the objects hold is not read.
+/// Which of a backup's own objects are missing, or have another size than they were written with, in words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lacks {
+    /// The first of those without which nothing can be restored.
+    pub needed: Option<String>,
+    /// Those that no restore reads.
+    pub others: Vec<String>,
+}
+
+/// Looks for a backup's own objects. Told by listings: what the objects hold is not read.
 ///
 /// # Errors
 /// A damaged list of packs, or the store.
-pub async fn lacks(repository: &Repository, record: &BackupRecord) -> Result<Option<String>, RepoError> {
+pub async fn lacks(repository: &Repository, record: &BackupRecord) -> Result<Lacks, RepoError> {
+    let mut lacks = Lacks::default();
     let (store, system) = (repository.store(), record.system_identifier);
     let wrong = |name: &Name, wanted: u64, found: Option<u64>| match found {
         None => Some(format!("{} is missing", store.full(name))),
@@ -111,8 +123,11 @@ pub async fn lacks(repository: &Repository, record: &BackupRecord) -> Result<Opt
     for part in &record.parts {
         let name = names::backup_part(system, &record.id, &part.name);
         let lack = wrong(&name, part.size, parts.get(&name).copied());
-        if lack.is_some() {
-            return Ok(lack);
+        if BESIDE.contains(&part.name.as_str()) {
+            lacks.others.extend(lack);
+        } else if lack.is_some() {
+            lacks.needed = lack;
+            return Ok(lacks);
         }
     }
     let mut packs = packs(repository, record).await?;
@@ -123,11 +138,12 @@ pub async fn lacks(repository: &Repository, record: &BackupRecord) -> Result<Opt
             let name = names::pack(system, &pack.backup, pack.number);
             let lack = wrong(&name, pack.size, there.get(&name).copied());
             if lack.is_some() {
-                return Ok(lack);
+                lacks.needed = lack;
+                return Ok(lacks);
             }
         }
     }
-    Ok(None)
+    Ok(lacks)
 }
 
 async fn sizes(store: &Store, folder: &Name) -> Result<HashMap<Name, u64>, RepoError> {

@@ -7,18 +7,29 @@ use std::path::Path;
 use futures_util::StreamExt;
 
 use super::wal::{check, unavailable};
-use super::{IDENTITY_FRAME, Identity, RepoError, Repository, names};
+use super::{Fetched, IDENTITY_FRAME, Identity, RepoError, Repository, fetch, names};
 use crate::codec::Hasher;
 use crate::pg::{SystemId, WalFileName};
 
 /// One buffer of this size carries an object of any size.
 const BUFFER: usize = 256 << 10;
 
+/// What a stored WAL file is found to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verified {
+    /// Byte for byte what was stored.
+    Whole,
+    /// Not what was stored, for the reason in words; but a server gets from it every byte that was archived. Damage in
+    /// the index behind the content is of that kind.
+    ContentOnly(String),
+}
+
 /// Reads a whole WAL object and holds it against the length and the digest that its identity tells, index included.
+/// Where they differ, its content is unpacked and held against its own digest.
 ///
 /// # Errors
 /// A damaged object, one that is missing among them, or the store.
-pub async fn verify_wal(repository: &Repository, system: SystemId, file: WalFileName) -> Result<(), RepoError> {
+pub async fn verify_wal(repository: &Repository, system: SystemId, file: WalFileName) -> Result<Verified, RepoError> {
     let store = repository.store();
     let name = names::wal_file(system, file);
     let damaged = |why: &str| RepoError::Damaged {
@@ -47,7 +58,18 @@ pub async fn verify_wal(repository: &Repository, system: SystemId, file: WalFile
             (read(&hashing.head)?, hashing.len, hashing.hasher)
         }
     };
-    agree(&identity, len, &hasher).map_err(damaged)
+    let Err(why) = agree(&identity, len, &hasher) else {
+        return Ok(Verified::Whole);
+    };
+    match fetch(store, system, file, &mut io::sink()).await {
+        Ok(Fetched::Whole) => {
+            let object = store.full(&name);
+            let why = format!("{object}: {why}; its stored bytes are damaged, its content is sound");
+            Ok(Verified::ContentOnly(why))
+        }
+        Ok(Fetched::Missing) | Err(RepoError::Damaged { .. }) => Err(damaged(why)),
+        Err(error) => Err(error),
+    }
 }
 
 fn agree(identity: &Identity, len: u64, hasher: &Hasher) -> Result<(), &'static str> {

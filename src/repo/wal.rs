@@ -27,6 +27,9 @@ const BUFFER: usize = 256 << 10;
 /// Compressed bytes are held in pieces of this size, so that they are never copied to grow.
 const PIECE: usize = 1 << 20;
 
+/// No object of a WAL file is shorter: the identity, and the shortest frame that zstd writes.
+pub const LEAST_WAL_OBJECT: u64 = IDENTITY_FRAME as u64 + 9;
+
 /// A WAL file on its way in.
 #[derive(Debug)]
 pub struct WalSource {

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 
-use super::{ClusterInfo, Doubt, Fetched, RepoError, Repository, names, wal};
+use super::{ClusterInfo, Doubt, Fetched, LEAST_WAL_OBJECT, RepoError, Repository, names, wal};
 use crate::codec::{self, CompressError, Digest, SKIPPABLE_HEADER};
 use crate::pg::{SegmentSize, WalFileName};
 use crate::store::{Name, Store};
@@ -290,6 +290,12 @@ pub async fn read_index(
     };
     let store = repository.store();
     let object = names::wal_file(cluster.system, file);
+    if object_bytes < LEAST_WAL_OBJECT {
+        return Err(RepoError::Damaged {
+            object: store.full(&object),
+            why: format!("it has {object_bytes} bytes, and no WAL file is as short"),
+        });
+    }
     match read_from(store, cluster, file, &object, object_bytes).await {
         Ok(Some(found)) => return Ok(Some(found)),
         // What can be made again is no loss; if the segment is damaged too, making it says so.
@@ -318,6 +324,9 @@ async fn read_from(
         object: store.full(object),
         why,
     };
+    if size < FOOTER as u64 {
+        return Ok(None);
+    }
     let from = size.saturating_sub(READ);
     let Some(end) = store.get_range(object, from..size).await? else {
         return Err(damaged("it was there a moment ago and is gone".to_owned()));

@@ -125,7 +125,14 @@ impl Store {
     /// Store out of reach or refusing us.
     pub async fn get_range(&self, name: &Name, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
         self.attempt("read", name, || async {
-            found(self.objects.get_range(name, range.clone()).await)
+            match self.objects.get_range(name, range.clone()).await {
+                // A range that begins where the object ends is an error like any other: only its size tells.
+                Err(error @ object_store::Error::Generic { .. }) => match self.objects.head(name).await {
+                    Ok(object) if object.size <= range.start => Ok(Some(Bytes::new())),
+                    _ => Err(error),
+                },
+                answer => found(answer),
+            }
         })
         .await
     }

@@ -19,11 +19,11 @@ fn majors() -> Vec<&'static Major> {
     Major::all().iter().collect()
 }
 
-fn builder(major: &'static Major) -> crate::support::cluster::Builder {
+pub(crate) fn builder(major: &'static Major) -> crate::support::cluster::Builder {
     Cluster::builder(major).conf("autovacuum", "off")
 }
 
-fn plan(vault: &Vault, arguments: &[&str]) -> Answer {
+pub(crate) fn plan(vault: &Vault, arguments: &[&str]) -> Answer {
     vault.pitr([&["plan"][..], arguments].concat())
 }
 
@@ -40,7 +40,7 @@ fn restored(vault: &Vault, major: &'static Major, arguments: &[&str]) -> BTreeSe
 }
 
 /// The objects of a repository that end so, by name.
-fn objects(vault: &Vault, end: &str) -> Vec<PathBuf> {
+pub(crate) fn objects(vault: &Vault, end: &str) -> Vec<PathBuf> {
     let (mut folders, mut found) = (vec![PathBuf::from(vault.repo())], Vec::new());
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
@@ -57,14 +57,14 @@ fn objects(vault: &Vault, end: &str) -> Vec<PathBuf> {
 }
 
 /// The objects of whole segments, oldest first.
-fn segments(vault: &Vault) -> Vec<PathBuf> {
+pub(crate) fn segments(vault: &Vault) -> Vec<PathBuf> {
     let mut found = objects(vault, ".zst");
     let name = |path: &PathBuf| path.file_name().unwrap().len() == "000000010000000000000001.zst".len();
     found.retain(|path| path.to_str().unwrap().contains("/wal/") && name(path));
     found
 }
 
-fn segment_name(path: &Path) -> &str {
+pub(crate) fn segment_name(path: &Path) -> &str {
     path.file_name()
         .unwrap()
         .to_str()
@@ -73,7 +73,7 @@ fn segment_name(path: &Path) -> &str {
         .unwrap()
 }
 
-fn damage(path: &Path) {
+pub(crate) fn damage(path: &Path) {
     let mut bytes = fs::read(path).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
@@ -81,13 +81,13 @@ fn damage(path: &Path) {
 }
 
 /// The flags of the nearest moment on one side, as a refusal in JSON names it.
-fn nearest(refused: &Value, side: &str) -> Vec<String> {
+pub(crate) fn nearest(refused: &Value, side: &str) -> Vec<String> {
     let flags = refused[side]["flags"].as_array().unwrap_or_else(|| panic!("{refused}"));
     flags.iter().map(|flag| flag.as_str().unwrap().to_owned()).collect()
 }
 
 /// Five segments with commits in each but the last, behind a backup.
-fn some_wal(vault: &Vault, major: &'static Major) -> Cluster {
+pub(crate) fn some_wal(vault: &Vault, major: &'static Major) -> Cluster {
     let primary = vault.protect(builder(major));
     ledger::write(&primary, 1, 1);
     vault.backup(&primary);

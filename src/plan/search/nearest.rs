@@ -63,6 +63,16 @@ impl Miss {
     }
 }
 
+impl Miss {
+    /// A backup would have served, and lacks this of its own objects: that is the damage to repair.
+    pub(super) fn lacks(&mut self, what: Option<String>) {
+        if let Some(what) = what {
+            self.why = what;
+            self.damaged = true;
+        }
+    }
+}
+
 impl<S: Source> Search<'_, S> {
     /// What is answered to a request that missed.
     pub(super) async fn refuse(&self, miss: Miss) -> Result<Refusal, Failure> {

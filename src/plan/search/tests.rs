@@ -189,9 +189,12 @@ impl Source for World {
         Ok(None)
     }
 
-    async fn lacks(&self, backup: &BackupRecord) -> Result<Option<String>, Failure> {
+    async fn lacks(&self, backup: &BackupRecord) -> Result<Lacks, Failure> {
         let lacks = self.lacking.contains(&backup.id);
-        Ok(lacks.then(|| "a pack is missing".to_owned()))
+        Ok(Lacks {
+            needed: lacks.then(|| "a pack is missing".to_owned()),
+            others: Vec::new(),
+        })
     }
 
     async fn settings(&self, _: &BackupRecord) -> Result<Option<ControlSettings>, Failure> {

@@ -83,6 +83,7 @@ pub(super) fn expected(world: &World, request: &Request) -> Expected {
     };
     let path = world.history(on).path();
     let mut refused = Class::OutOfReach;
+    let mut lacking = false;
     let mut backups: Vec<_> = world.backups.iter().rev().collect();
     backups.sort_by_key(|backup| std::cmp::Reverse(backup.stop_lsn));
     for backup in backups {
@@ -104,10 +105,9 @@ pub(super) fn expected(world: &World, request: &Request) -> Expected {
             continue;
         }
         match one(&wal, backup, request) {
-            One::Plan { last, next, segments } => match (world.lacking.contains(&backup.id), named) {
-                (true, true) => return Expected::Refused(Class::Damaged),
-                (true, false) => {}
-                (false, _) => {
+            One::Plan { last, next, segments } => match world.lacking.contains(&backup.id) {
+                true => lacking = true,
+                false => {
                     return Expected::Plan {
                         backup: backup.id.clone(),
                         last,
@@ -118,10 +118,11 @@ pub(super) fn expected(world: &World, request: &Request) -> Expected {
             },
             One::Older => {}
             One::OlderOr(class) => refused = class,
-            One::Refused(class) => return Expected::Refused(class),
+            One::Refused(class) if !lacking => return Expected::Refused(class),
+            One::Refused(_) => break,
         }
     }
-    Expected::Refused(refused)
+    Expected::Refused(if lacking { Class::Damaged } else { refused })
 }
 
 enum One {
@@ -177,16 +178,17 @@ fn one(wal: &Readable, backup: &BackupRecord, request: &Request) -> One {
         (Some((replayed, _)), _) if lsn(wal.slots[0].0 + replayed as u64) < backup.stop_lsn => return One::Older,
         (Some(stop), _) => stop,
         (None, _) if wal.damaged && anywhere => return One::OlderOr(Class::Damaged),
+        (None, Requested::Time(time, _)) if last_moment.is_some_and(|last| time.instant() <= last) => (all, all),
+        (None, Requested::Lsn(target)) if *target <= end => (all, all),
         (None, _) if wal.damaged => return One::Refused(Class::Damaged),
         (None, Requested::Latest) if wal.goes_on => return One::Refused(Class::OutOfReach),
         (None, Requested::Latest) => (all, all),
-        (None, Requested::Time(time, _)) if last_moment.is_some_and(|last| time.instant() <= last) => (all, all),
-        (None, Requested::Lsn(target)) if *target <= end => (all, all),
         (None, Requested::Time(..) | Requested::Lsn(_)) => return One::Refused(Class::OutOfReach),
         (None, _) => return One::Older,
     };
     if end < backup.stop_lsn {
-        return One::Refused(Class::OutOfReach);
+        let class = if wal.damaged { Class::Damaged } else { Class::OutOfReach };
+        return One::Refused(class);
     }
     let commit = |(_, kind): &(u64, Option<EventKind>)| match kind {
         Some(EventKind::Commit(end)) => Some(end.xid.number()),
