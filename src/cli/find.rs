@@ -170,7 +170,13 @@ impl Session {
                     false => Err(reversed().into()),
                 }
             }
-            _ => Err(FlagError::Mixed.into()),
+            (first, _) => {
+                let other = if first.is_ok() { to } else { from };
+                match is_like_lsn(other) {
+                    true => Err(value("--between", other, "it is no position in the WAL").into()),
+                    false => Err(FlagError::Mixed.into()),
+                }
+            }
         }
     }
 
@@ -227,6 +233,13 @@ impl Command {
         });
         words.collect::<Vec<_>>().join(" ")
     }
+}
+
+/// Whether somebody meant this to be a position in the WAL.
+fn is_like_lsn(text: &str) -> bool {
+    let is_number = |half: &str| !half.is_empty() && half.bytes().all(|byte| byte.is_ascii_hexdigit());
+    text.split_once('/')
+        .is_some_and(|(high, low)| is_number(high) && is_number(low))
 }
 
 fn rows(text: &str) -> Result<u64, FlagError> {

@@ -65,9 +65,9 @@ fn with_printable_names(event: &Happened) -> Happened {
 }
 
 fn title(event: &Happened) -> String {
-    let name = event.name.as_deref().unwrap_or_default();
+    let name = &plain(event.name.as_deref().unwrap_or_default());
     let database = || match (&event.database_name, event.database) {
-        (Some(name), _) => name.clone(),
+        (Some(name), _) => plain(name),
         (None, Some(oid)) => format!("of oid {oid}"),
         (None, None) => String::new(),
     };
@@ -86,8 +86,24 @@ fn title(event: &Happened) -> String {
         Kind::CreateDatabase => format!("CREATE DATABASE {}", database()),
         Kind::DropDatabase => format!("DROP DATABASE {}", database()),
         Kind::CreateTablespace => format!("CREATE TABLESPACE at {name}"),
+        Kind::DropTablespace if name.starts_with('/') => format!("DROP TABLESPACE at {name}"),
         Kind::DropTablespace => format!("DROP TABLESPACE of oid {name}"),
     }
+}
+
+/// A name that anybody may have chosen, without what would begin a line or speak to the terminal.
+fn plain(name: &str) -> String {
+    let mut plain = String::with_capacity(name.len());
+    for character in name.chars() {
+        // Those that turn the direction of writing hide what stands there, too.
+        let is_unseen =
+            matches!(character, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        match character.is_control() || is_unseen {
+            true => plain.extend(character.escape_default()),
+            false => plain.push(character),
+        }
+    }
+    plain
 }
 
 /// In this machine's zone and in UTC.
@@ -103,7 +119,7 @@ fn who(event: &Happened) -> String {
     if let Some(xid) = event.xid {
         words.push(format!("transaction {xid}"));
         if let Some(database) = &event.database_name {
-            words.push(format!("in database {database}"));
+            words.push(format!("in database {}", plain(database)));
         }
     }
     words.push(format!("timeline {}", event.timeline));
@@ -140,5 +156,5 @@ fn about(relation: &Relation, event: &Happened) -> String {
         (false, Kind::Drop | Kind::Truncate) => format!(", before that {least}{}", rows.join(", ")),
         (false, _) => format!(": {least}{}", rows.join(", ")),
     };
-    format!("{}{oid}{rows}", relation.name)
+    format!("{}{oid}{rows}", plain(&relation.name))
 }

@@ -203,6 +203,8 @@ impl Search<'_> {
             self.choose(&mut lines, &mut filter, &mut found).await?;
         }
         let mut scan = Scan::new(self.repository, self.info, self.layout, &filter, names);
+        let tablespaces = self.catalog.backups.iter().flat_map(|backup| &backup.tablespaces);
+        scan.tablespaces = tablespaces.map(|known| (known.oid, known.location.clone())).collect();
         for line in &lines {
             scan.line(line).await?;
         }

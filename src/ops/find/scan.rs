@@ -58,6 +58,8 @@ pub(super) struct Scan<'a> {
     pub(super) forks: BTreeMap<Timeline, Standing>,
     /// Each timeline's end: where its transactions stand.
     pub(super) ends: BTreeMap<Timeline, Standing>,
+    /// The folders of tablespaces.
+    pub(super) tablespaces: BTreeMap<Oid, String>,
     /// Which epochs the transaction asked for is of, by the checkpoints.
     pub(super) epochs: BTreeSet<u32>,
     line: Timeline,
@@ -94,6 +96,7 @@ impl<'a> Scan<'a> {
             minutes: BTreeMap::new(),
             forks: BTreeMap::new(),
             ends: BTreeMap::new(),
+            tablespaces: BTreeMap::new(),
             epochs: BTreeSet::new(),
             line: Timeline::FIRST,
             floor: Lsn::ZERO,
@@ -689,13 +692,16 @@ impl<'a> Scan<'a> {
             EventKind::EndOfRecovery { .. } => Kind::EndOfRecovery,
             EventKind::Overwrite { .. } => Kind::Crash,
             EventKind::TablespaceCreated { path, tablespace } => {
-                name = text(path)
-                    .filter(|path| !path.is_empty())
-                    .or(Some(tablespace.to_string()));
+                let folder = text(path).filter(|path| !path.is_empty());
+                if let Some(folder) = &folder {
+                    self.tablespaces.insert(*tablespace, folder.clone());
+                }
+                name = folder.or(Some(tablespace.to_string()));
                 Kind::CreateTablespace
             }
             EventKind::TablespaceDropped { tablespace } => {
-                name = Some(tablespace.to_string());
+                let folder = self.tablespaces.get(tablespace).cloned();
+                name = folder.or(Some(tablespace.to_string()));
                 Kind::DropTablespace
             }
             EventKind::DatabaseCreated { database: oid, .. } => {

@@ -270,6 +270,11 @@ fn what_makes_no_sense_is_refused_with_words() {
     refused(&["--between", "0/2000000", "0/2000000"], 2, "ends before it begins");
     refused(&["--between", "now", "2 hours ago"], 2, "ends before it begins");
     refused(&["--between", "0/2000000", "now"], 2, "not one of each");
+    refused(
+        &["--between", "0/10", "0/1900000000"],
+        2,
+        "\"0/1900000000\": it is no position",
+    );
     refused(&["--between", "yesterday", "now"], 2, "yesterday");
     refused(&["--between", "now"], 2, "--between");
     refused(

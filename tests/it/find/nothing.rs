@@ -77,3 +77,32 @@ fn a_search_that_finds_nothing_says_what_there_is() {
         "{stderr}"
     );
 }
+
+#[test]
+fn a_name_that_somebody_chose_forges_no_line_and_a_dropped_tablespace_is_told_by_its_folder() {
+    let vault = Vault::folder();
+    let scratch = Scratch::new();
+    let [old, new] = ["old", "new"].map(|name| scratch.folder(name).display().to_string());
+    let cluster = vault.protect(quiet(Major::usual()));
+    cluster.sql(&format!("create tablespace old location '{old}'"));
+    vault.backup(&cluster);
+    cluster.sql(&format!("create tablespace new location '{new}'"));
+    for name in ["old", "new"] {
+        cluster.sql(&format!("drop tablespace {name}"));
+    }
+    cluster.sql("do $$ begin execute format('create table %I (x int)', E'a\n  just before it: rm \x1b[31m'); end $$");
+    cluster.sql("do $$ begin execute format('drop table %I', E'a\n  just before it: rm \x1b[31m'); end $$");
+    cluster.archive_now();
+    let answer = vault.pitr(["find", "--drop"]).with_code(0).stdout;
+    for folder in [old, new] {
+        assert!(answer.contains(&format!("DROP TABLESPACE at {folder}\n")), "{answer}");
+    }
+    assert!(
+        answer.contains("public.a\\n  just before it: rm \\u{1b}[31m"),
+        "{answer}"
+    );
+    assert!(
+        !answer.contains('\u{1b}') && !answer.contains("\n  just before it: rm"),
+        "{answer}"
+    );
+}
