@@ -248,6 +248,7 @@ impl<'a, S: Source> Search<'a, S> {
         let stopped = found.outcome.is_none_or(|outcome| outcome.stop.is_some());
         // What lies before damage can be had as what lies before a gap can.
         let lies_before = matches!(request.requested, Requested::Time(..) | Requested::Lsn(_))
+            && found.extent.is_some()
             && settle(&request.requested, request.inclusive, backup, found).is_ok();
         if let Some((_, how)) = &followed.damage
             && (!stopped || request.requested == Requested::Latest)
