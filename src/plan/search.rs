@@ -22,7 +22,7 @@ mod nearest;
 #[cfg(test)]
 mod tests;
 
-use nearest::Miss;
+use nearest::{Miss, NotThere, Told};
 
 /// How many indexes are read at a time. Each may have some hundred kilobytes.
 const AT_ONCE: usize = 16;
@@ -223,7 +223,7 @@ impl<'a, S: Source> Search<'a, S> {
                     };
                     tried.pass_over(backup, why, false);
                     let told = self.told_of_xid(&way, &followed.findings, request).await?;
-                    tried.miss(*miss, told);
+                    tried.miss(backup, *miss, told);
                 }
             }
         }
@@ -379,8 +379,12 @@ impl<'a, S: Source> Search<'a, S> {
 
     /// The segments from a backup's start on, until one is missing.
     fn way(&self, backup: &BackupRecord) -> Way {
+        self.way_from(backup.start_lsn)
+    }
+
+    fn way_from(&self, from: Lsn) -> Way {
         let size = self.catalog.info.segment_size;
-        let mut segments = self.catalog.wal.along(&self.path, backup.start_lsn);
+        let mut segments = self.catalog.wal.along(&self.path, from);
         // Past the place where a timeline is left, its own file of that segment tells of another history.
         let cut_in = |(timeline, segment): &OnPath| {
             let leg = self.path.iter().find(|leg| leg.timeline == *timeline)?;
@@ -402,18 +406,16 @@ impl<'a, S: Source> Search<'a, S> {
     /// Follows a way as far as the request asks for.
     async fn follow(&self, backup: &BackupRecord, way: &Way, request: &Request) -> Result<Followed, Failure> {
         let target = request.requested.target(backup);
-        self.follow_to(backup, way, target, request.inclusive).await
+        let mut followed = self.follow_to(backup.start_lsn, way, target, request.inclusive).await?;
+        // The backup's own end can be had, whatever the WAL tells of.
+        let found = &mut followed.findings;
+        found.last_moment = found.last_moment.max(Some(backup.stopped_at));
+        Ok(followed)
     }
 
-    async fn follow_to(
-        &self,
-        backup: &BackupRecord,
-        way: &Way,
-        target: Target,
-        inclusive: bool,
-    ) -> Result<Followed, Failure> {
+    async fn follow_to(&self, from: Lsn, way: &Way, target: Target, inclusive: bool) -> Result<Followed, Failure> {
         let size = self.catalog.info.segment_size;
-        let mut course = Course::new(backup.start_lsn, target, inclusive, size);
+        let mut course = Course::new(from, target, inclusive, size);
         let (mut damage, mut strays) = (None, false);
         let segments = way.segments.iter().copied();
         let mut indexes = stream::iter(segments.map(|segment| self.source.index(segment))).buffered(AT_ONCE);
@@ -438,11 +440,8 @@ impl<'a, S: Source> Search<'a, S> {
             at += 1;
         }
         let last = way.segments.last().map(|(_, segment)| segment.number);
-        let mut findings = course.finish(last);
-        // The backup's own end can be had, whatever the WAL tells of.
-        findings.last_moment = findings.last_moment.max(Some(backup.stopped_at));
         Ok(Followed {
-            findings,
+            findings: course.finish(last),
             damage,
             strays,
         })
@@ -548,7 +547,8 @@ struct Tried {
     /// Those behind the target, newest first.
     later: Vec<BackupId>,
     missed: Option<Miss>,
-    told: Option<String>,
+    told: Option<Told>,
+    not_there: Vec<NotThere>,
     /// What the first lacks of its own objects that would serve.
     lacking: Option<String>,
 }
@@ -560,6 +560,7 @@ impl Tried {
             later: Vec::new(),
             missed: None,
             told: None,
+            not_there: Vec::new(),
             lacking: None,
         }
     }
@@ -569,7 +570,8 @@ impl Tried {
         self.later.extend(later.then(|| backup.id.clone()));
     }
 
-    fn miss(&mut self, miss: Miss, told: Option<String>) {
+    fn miss(&mut self, backup: &BackupRecord, miss: Miss, told: Option<Told>) {
+        self.not_there.push(NotThere::of(backup, &miss));
         // What the newest tells is nearest, and damage explains more than a gap.
         if self.missed.as_ref().is_none_or(|known| miss.damaged && !known.damaged) {
             self.missed = Some(miss);
@@ -583,8 +585,10 @@ impl Tried {
             later,
             missed,
             told,
+            not_there,
             lacking,
         } = self;
+        let whole = told.as_ref().and_then(|told| told.whole);
         let in_words = match passed_over.last() {
             Some((id, why)) if told.is_none() => match request.requested {
                 Requested::Xid(_) | Requested::Name(_) => {
@@ -592,7 +596,7 @@ impl Tried {
                 }
                 _ => format!("of the oldest backup, {id}: {why}"),
             },
-            Some(_) => told.unwrap_or_default(),
+            Some(_) => told.map(|told| told.why).unwrap_or_default(),
             None => "no backup serves".to_owned(),
         };
         let mut miss = match missed {
@@ -600,7 +604,7 @@ impl Tried {
             Some(miss) => Miss { why: in_words, ..miss },
             None => Miss::out_of_reach(in_words, None, false),
         };
-        miss.later = later;
+        (miss.later, miss.not_there, miss.whole) = (later, not_there, whole);
         miss.lacks(lacking);
         miss
     }

@@ -249,7 +249,9 @@ fn nothing_is_promised_past_the_start_of_a_server_with_a_level_that_cannot_be_re
 fn a_transaction_that_can_not_be_a_target_is_refused_with_what_can() {
     let vault = Vault::folder();
     let primary = vault.protect(builder(Major::usual()).conf("max_prepared_transactions", "2"));
-    vault.backup(&primary);
+    let early = primary.sql("create table early (n int); begin; select pg_current_xact_id(); select pg_create_restore_point('early'); insert into early values (1); commit");
+    let early = early.lines().next().unwrap().to_owned();
+    let backup = vault.backup(&primary);
     let whole = "create table t (n int); begin; insert into t values (1); select pg_current_xact_id(); savepoint s;";
     let ids = primary.sql(&format!(
         "{whole} insert into t values (2); select max(xmin::text::int) from t; commit"
@@ -268,6 +270,16 @@ fn a_transaction_that_can_not_be_a_target_is_refused_with_what_can() {
         answer.stderr
     );
     plan(&vault, &["--target-xid", whole]).with_code(0);
+    let refused = plan(&vault, &["--target-xid", part, "--json"]).with_code(3).json();
+    assert_eq!(nearest(&refused, "before"), ["--target-xid", whole, "--exclusive"]);
+    assert_eq!(nearest(&refused, "after"), ["--target-xid", whole]);
+    // Before the only backup, and in the WAL.
+    for target in [["--target-xid", &early], ["--target-name", "early"]] {
+        let refused = plan(&vault, &[&target[..], &["--json"]].concat()).with_code(3).json();
+        assert_eq!(refused["before"], Value::Null, "{refused}");
+        let id = backup["id"].as_str().unwrap();
+        assert_eq!(nearest(&refused, "after"), ["--immediate", "--backup", id]);
+    }
     let answer = plan(&vault, &["--target-xid", &prepared]).with_code(3);
     assert!(
         answer.stderr.contains("prepared") && answer.stderr.contains("'left'"),

@@ -5,11 +5,15 @@ use chrono::{DateTime, Utc};
 
 use super::{Request, Search, Source, Way};
 use crate::error::Failure;
-use crate::pg::Lsn;
 use crate::pg::time::{RecoveryTime, rfc3339};
+use crate::pg::{Lsn, SegmentNumber};
 use crate::plan::recovery::{Findings, Moment, Nearest, Plan, Refusal, Requested};
-use crate::repo::backup::{BackupId, BackupState};
-use crate::wal::{Extent, Target};
+use crate::repo::backup::{BackupId, BackupRecord, BackupState};
+use crate::wal::{Extent, Stop, Target, Xid};
+
+/// In so many segments before a backup a target is looked for that is not in the WAL after it. Each is a read from the
+/// store, and nobody waits for a refusal longer than that takes.
+const LOOK_BACK: u64 = 4096;
 
 /// No backup leads there.
 #[derive(Debug)]
@@ -23,6 +27,40 @@ pub(super) struct Miss {
     pub(super) goes_on: bool,
     /// Backups that are consistent only behind the target, newest first.
     pub(super) later: Vec<BackupId>,
+    /// Backups that don't have the target in the WAL after them, newest first.
+    pub(super) not_there: Vec<NotThere>,
+    /// The target is a subtransaction of this one.
+    pub(super) whole: Option<Xid>,
+}
+
+/// A backup that does not have the target in the WAL after it.
+#[derive(Debug)]
+pub(super) struct NotThere {
+    id: BackupId,
+    from: Lsn,
+    why: String,
+    end: Option<End>,
+    goes_on: bool,
+}
+
+impl NotThere {
+    pub(super) fn of(backup: &BackupRecord, miss: &Miss) -> Self {
+        Self {
+            id: backup.id.clone(),
+            from: backup.start_lsn,
+            why: miss.why.clone(),
+            end: miss.end,
+            goes_on: miss.goes_on,
+        }
+    }
+}
+
+/// What the WAL tells of a transaction that can't be a target.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) why: String,
+    /// The transaction that it is a part of.
+    pub(super) whole: Option<Xid>,
 }
 
 /// How far WAL goes.
@@ -49,6 +87,8 @@ impl Miss {
             end,
             goes_on,
             later: Vec::new(),
+            not_there: Vec::new(),
+            whole: None,
         }
     }
 
@@ -59,6 +99,8 @@ impl Miss {
             end,
             goes_on: true,
             later: Vec::new(),
+            not_there: Vec::new(),
+            whole: None,
         }
     }
 }
@@ -75,7 +117,18 @@ impl Miss {
 
 impl<S: Source> Search<'_, S> {
     /// What is answered to a request that missed.
-    pub(super) async fn refuse(&self, miss: Miss) -> Result<Refusal, Failure> {
+    pub(super) async fn refuse(&self, mut miss: Miss) -> Result<Refusal, Failure> {
+        if let (Some(whole), false) = (miss.whole, miss.damaged) {
+            let beside = |inclusive| self.tried(Requested::Xid(whole), inclusive, None, None, None);
+            let (before, mut after) = (beside(false).await?, beside(true).await?);
+            if after.is_none() {
+                after = self.after(&miss.later).await?;
+            }
+            return Ok(self.out_of_reach(miss.why, Nearest { before, after }));
+        }
+        if !miss.damaged {
+            self.place(&mut miss).await?;
+        }
         let before = match &miss.end {
             Some(end) => self.before(*end, &miss).await?,
             None => None,
@@ -96,10 +149,69 @@ impl<S: Source> Search<'_, S> {
         let mut way = self.way(&plan.backup);
         way.segments.truncate(at);
         way.cut = None;
-        let followed = self.follow_to(&plan.backup, &way, Target::EndOfWal, true).await?;
-        let mut miss = Miss::damaged(how, None);
-        miss.end = End::of(&followed.findings);
-        self.refuse(miss).await
+        let from = plan.backup.start_lsn;
+        let mut found = self.follow_to(from, &way, Target::EndOfWal, true).await?.findings;
+        found.last_moment = found.last_moment.max(Some(plan.backup.stopped_at));
+        self.refuse(Miss::damaged(how, End::of(&found))).await
+    }
+
+    /// Finds out which backups begin behind a target that none has in the WAL after it: those are after it, and what their
+    /// WAL leads to is not before it.
+    async fn place(&self, miss: &mut Miss) -> Result<(), Failure> {
+        let Some(newest) = miss.not_there.iter().map(|backup| backup.from).max() else {
+            return Ok(());
+        };
+        let Some(at) = self.locate(newest).await? else {
+            return Ok(());
+        };
+        let not_there = std::mem::take(&mut miss.not_there);
+        let (behind, before): (Vec<_>, Vec<_>) = not_there.into_iter().partition(|backup| backup.from > at);
+        miss.later.extend(behind.into_iter().map(|backup| backup.id));
+        let place = |id: &BackupId| std::cmp::Reverse(self.catalog.backup(id).map(|backup| backup.stop_lsn));
+        miss.later.sort_by_key(place);
+        let nearest = before.into_iter().next();
+        miss.why = match &nearest {
+            Some(backup) if backup.goes_on => backup.why.clone(),
+            _ => format!("it lies at {at} in the WAL, and no backup leads there"),
+        };
+        miss.end = nearest.as_ref().and_then(|backup| backup.end);
+        miss.goes_on = nearest.is_some_and(|backup| backup.goes_on);
+        Ok(())
+    }
+
+    /// Where the target lies in the WAL that was written before `until`, whether a backup leads there or not.
+    async fn locate(&self, until: Lsn) -> Result<Option<Lsn>, Failure> {
+        let target = match &self.request.requested {
+            Requested::Xid(xid) => Target::Xid(*xid),
+            Requested::Name(name) => Target::Name(name.clone().into_bytes()),
+            _ => return Ok(None),
+        };
+        let size = self.catalog.info.segment_size;
+        let last = SegmentNumber::holding(until, size);
+        let mut next = SegmentNumber::new(last.number().saturating_sub(LOOK_BACK));
+        while next <= last {
+            let from = next.start(size);
+            let mut way = self.way_from(from);
+            let within = way.segments.partition_point(|(_, segment)| segment.number <= last);
+            if within < way.segments.len() {
+                way.segments.truncate(within);
+                way.cut = None;
+            }
+            let followed = self.follow_to(from, &way, target.clone(), true).await?;
+            let found = followed.findings;
+            match found.outcome.and_then(|outcome| outcome.stop) {
+                Some(Stop::After { lsn, .. }) => return Ok(Some(lsn)),
+                // Every backup on this way comes behind a subtransaction, or its WAL would have told of that.
+                _ if found.xid.within.is_some() || found.xid.whole.is_some() => return Ok(Some(from)),
+                _ => {}
+            }
+            let end = match followed.damage {
+                Some((at, _)) => way.segments.get(at),
+                None => way.segments.last(),
+            };
+            next = end.map_or(next, |(_, segment)| segment.number).next();
+        }
+        Ok(None)
     }
 
     async fn before(&self, end: End, miss: &Miss) -> Result<Option<Moment>, Failure> {
@@ -119,7 +231,7 @@ impl<S: Source> Search<'_, S> {
         // Replay may stop here and read no record that lies farther on.
         candidates.push((Requested::Lsn(extent.last_record), extent.end));
         for (requested, lsn) in candidates {
-            if let Some(moment) = self.tried(requested, None, last_moment, Some(lsn)).await? {
+            if let Some(moment) = self.tried(requested, true, None, last_moment, Some(lsn)).await? {
                 return Ok(Some(moment));
             }
         }
@@ -136,7 +248,7 @@ impl<S: Source> Search<'_, S> {
                 continue;
             }
             let (at, lsn) = (Some(backup.stopped_at), Some(backup.stop_lsn));
-            let moment = self.tried(Requested::Immediate, Some(id), at, lsn).await?;
+            let moment = self.tried(Requested::Immediate, true, Some(id), at, lsn).await?;
             if moment.is_some() {
                 return Ok(moment);
             }
@@ -144,15 +256,17 @@ impl<S: Source> Search<'_, S> {
         Ok(None)
     }
 
-    /// A moment, if it can be had.
+    /// A moment, if it can be had; what is not given is told by its plan.
     async fn tried(
         &self,
         requested: Requested,
+        inclusive: bool,
         backup: Option<&BackupId>,
         at: Option<DateTime<Utc>>,
         lsn: Option<Lsn>,
     ) -> Result<Option<Moment>, Failure> {
         let mut flags = flags(&requested);
+        flags.extend((!inclusive).then(|| "--exclusive".to_owned()));
         flags.extend(
             backup
                 .into_iter()
@@ -160,14 +274,14 @@ impl<S: Source> Search<'_, S> {
         );
         let request = Request {
             requested,
-            inclusive: true,
+            inclusive,
             backup: backup.or(self.request.backup.as_ref()).cloned(),
             timeline: self.request.timeline,
         };
         let planned = Box::pin(self.decide(&request)).await?;
-        Ok(planned.is_ok().then(|| Moment {
-            at,
-            lsn,
+        Ok(planned.ok().map(|plan| Moment {
+            at: at.or(plan.reaches.last_commit.map(|commit| commit.at)),
+            lsn: lsn.or(plan.reaches.lsn),
             backup: backup.cloned(),
             flags,
         }))
@@ -179,7 +293,7 @@ impl<S: Source> Search<'_, S> {
         way: &Way,
         found: &Findings,
         request: &Request,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<Option<Told>, Failure> {
         let Requested::Xid(xid) = request.requested else {
             return Ok(None);
         };
@@ -189,16 +303,20 @@ impl<S: Source> Search<'_, S> {
             (None, None) => None,
         };
         if let Some(whole) = whole {
-            return Ok(Some(format!(
-                "it is a subtransaction of {whole}, and PostgreSQL stops at the end of whole transactions only: use \
-                 --target-xid {whole}"
-            )));
+            return Ok(Some(Told {
+                why: format!(
+                    "it is a subtransaction of {whole}, and PostgreSQL stops at the end of whole transactions only: use \
+                     --target-xid {whole}"
+                ),
+                whole: Some(whole),
+            }));
         }
-        Ok(found.xid.prepared.as_ref().map(|(at, name)| {
-            format!(
+        Ok(found.xid.prepared.as_ref().map(|(at, name)| Told {
+            why: format!(
                 "it was prepared at {} as '{name}', and in this WAL it is neither committed nor rolled back",
                 rfc3339(*at)
-            )
+            ),
+            whole: None,
         }))
     }
 
