@@ -51,12 +51,14 @@ pub fn answer(text: &str) -> Result<(), AnswerError> {
     }
 }
 
-/// The same without control characters: names are chosen by whoever may create things, and must not write lines or
-/// colours of their own among ours.
+/// The same without what would begin a line or speak to the terminal: names are chosen by whoever may create things.
 pub fn printable(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for character in text.chars() {
-        match character.is_control() {
+        // Those that turn the direction of writing hide what stands there, too.
+        let is_unseen =
+            matches!(character, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        match character.is_control() || is_unseen {
             true => plain.extend(character.escape_default()),
             false => plain.push(character),
         }

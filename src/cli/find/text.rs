@@ -37,7 +37,6 @@ fn line(event: &Happened, env: &Env) -> String {
 }
 
 fn block(event: &Happened, env: &Env, command: &Command) -> String {
-    let event = &with_printable_names(event);
     let mut text = format!("{}{}\n", title(event), when(event.at, env));
     text.push_str(&format!("  {}\n", who(event)));
     if event.uncertain {
@@ -53,21 +52,10 @@ fn block(event: &Happened, env: &Env, command: &Command) -> String {
     text
 }
 
-fn with_printable_names(event: &Happened) -> Happened {
-    let mut event = event.clone();
-    for name in [&mut event.name, &mut event.database_name].into_iter().flatten() {
-        *name = printable(name);
-    }
-    for relation in &mut event.relations {
-        relation.name = printable(&relation.name);
-    }
-    event
-}
-
 fn title(event: &Happened) -> String {
-    let name = &plain(event.name.as_deref().unwrap_or_default());
+    let name = &printable(event.name.as_deref().unwrap_or_default());
     let database = || match (&event.database_name, event.database) {
-        (Some(name), _) => plain(name),
+        (Some(name), _) => printable(name),
         (None, Some(oid)) => format!("of oid {oid}"),
         (None, None) => String::new(),
     };
@@ -91,21 +79,6 @@ fn title(event: &Happened) -> String {
     }
 }
 
-/// A name that anybody may have chosen, without what would begin a line or speak to the terminal.
-fn plain(name: &str) -> String {
-    let mut plain = String::with_capacity(name.len());
-    for character in name.chars() {
-        // Those that turn the direction of writing hide what stands there, too.
-        let is_unseen =
-            matches!(character, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        match character.is_control() || is_unseen {
-            true => plain.extend(character.escape_default()),
-            false => plain.push(character),
-        }
-    }
-    plain
-}
-
 /// In this machine's zone and in UTC.
 fn when(at: Option<DateTime<Utc>>, env: &Env) -> String {
     at.map_or_else(String::new, |at| {
@@ -119,7 +92,7 @@ fn who(event: &Happened) -> String {
     if let Some(xid) = event.xid {
         words.push(format!("transaction {xid}"));
         if let Some(database) = &event.database_name {
-            words.push(format!("in database {}", plain(database)));
+            words.push(format!("in database {}", printable(database)));
         }
     }
     words.push(format!("timeline {}", event.timeline));
@@ -156,5 +129,5 @@ fn about(relation: &Relation, event: &Happened) -> String {
         (false, Kind::Drop | Kind::Truncate) => format!(", before that {least}{}", rows.join(", ")),
         (false, _) => format!(": {least}{}", rows.join(", ")),
     };
-    format!("{}{oid}{rows}", plain(&relation.name))
+    format!("{}{oid}{rows}", printable(&relation.name))
 }

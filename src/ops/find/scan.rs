@@ -1,6 +1,9 @@
 //! One timeline's WAL from segment to segment: by the indexes, and by the segments themselves where those leave out
 //! what matters.
 
+mod databases;
+mod rewritten;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use futures_util::{StreamExt, stream};
@@ -11,7 +14,7 @@ use super::epoch;
 use super::event::{Happened, Kind};
 use super::filter::Filter;
 use super::read;
-use super::transaction::{Did, End, Standing, Transaction};
+use super::transaction::{End, Standing, Transaction};
 use super::{FindError, Note};
 use crate::catalog::StoredSegment;
 use crate::error::{Class, Explain, Failure, on_one_line};
@@ -19,7 +22,7 @@ use crate::ops::names::{self, Names};
 use crate::pg::{Lsn, SegmentNumber, Timeline, WalFileName};
 use crate::repo::{self, ClusterInfo, RepoError, Repository};
 use crate::wal::index::{Activity, Chain, Crossed, Crossing, Part, Rows, SegmentIndex, Tally, Told};
-use crate::wal::{CatalogRow, Event, EventKind, Oid, RawRecord, Record, RelFile, ResourceManager, WalLayout, Xid};
+use crate::wal::{CatalogRow, Event, EventKind, Oid, RawRecord, Record, RelFile, WalLayout, Xid};
 
 /// Indexes that are read at a time.
 const AT_ONCE: usize = 32;
@@ -357,45 +360,6 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Rows of catalogues that were rewritten, which no index tells: their files have other numbers than when it was made
-    /// known how to find them.
-    async fn learn_from_rewritten(
-        &mut self,
-        number: SegmentNumber,
-        file: WalFileName,
-        core: &SegmentIndex,
-    ) -> Result<(), Failure> {
-        let at = number.end(self.info.segment_size);
-        let mut rewritten: FxHashMap<RelFile, Oid> = FxHashMap::default();
-        for activity in &core.relations {
-            let known = self.names.relation(&activity.file, at).map(|known| known.oid);
-            if let Some(oid) = known.filter(|oid| *oid != activity.file.number && CatalogRow::is_told(*oid))
-                && activity.rows.inserts + activity.rows.updates > 0
-            {
-                rewritten.insert(activity.file, oid);
-            }
-        }
-        if rewritten.is_empty() {
-            return Ok(());
-        }
-        let mut rows = Vec::new();
-        let mut see = |raw: &RawRecord<'_>| {
-            if matches!(raw.manager(), ResourceManager::HEAP | ResourceManager::HEAP2)
-                && let Ok(record) = Record::parse(raw)
-            {
-                let catalogue = |file: &RelFile| rewritten.get(file).copied();
-                let _ = CatalogRow::of_files(&record, &catalogue, &mut |row| rows.push((raw.start(), row)));
-            }
-        };
-        match read::records(self.repository, self.info, self.layout, &[file], &mut see).await {
-            Ok(()) => {}
-            Err(error) if error.class() == Class::Damaged => self.damaged(number, &error),
-            Err(error) => return Err(error.into()),
-        }
-        rows.iter().for_each(|(at, row)| self.learn_row(*at, row));
-        Ok(())
-    }
-
     fn learn_row(&mut self, at: Lsn, row: &CatalogRow) {
         self.names.learn_row(at, row);
         if let CatalogRow::Relation { name, file, .. } = row
@@ -493,70 +457,6 @@ impl<'a> Scan<'a> {
         for file in &transaction.did.created {
             self.fresh.remove(file);
         }
-    }
-
-    /// Finds the transaction that dropped a database. The server marks it as one that nobody may enter before anything
-    /// else, and that stays if the transaction is cut off: a recovery must stop before that.
-    fn database_dropped(&mut self, transaction: &Transaction) {
-        let (did, end) = (&transaction.did, &transaction.end);
-        if self.databases.is_empty() {
-            return;
-        }
-        let Some(first) = did.first else { return };
-        if !end.committed || !self.drops_database(did, end.event.lsn) {
-            return;
-        }
-        let within = |happened: &Happened| (first..end.event.lsn).contains(&happened.lsn);
-        if let Some(place) = self.databases.iter().position(within) {
-            let happened = self.databases.remove(place);
-            self.settled.push(Happened {
-                before: first,
-                xid: Some(end.ended.xid),
-                at: Some(end.ended.at),
-                ..happened
-            });
-        }
-    }
-
-    /// Whether a transaction deleted the row of a database.
-    fn drops_database(&self, did: &Did, at: Lsn) -> bool {
-        did.relations.iter().any(|(file, rows)| {
-            let known = self.names.relation(file, at).map(|known| known.oid);
-            file.database == 0 && known.unwrap_or(file.number) == PG_DATABASE && rows.deletes > 0
-        })
-    }
-
-    /// Finds the moment before databases were made invalid that were dropped then. That is done in place, by a record
-    /// that belongs to no transaction yet, just before the first one of the transaction.
-    async fn settle_databases(&mut self) -> Result<(), Failure> {
-        for mut happened in std::mem::take(&mut self.settled) {
-            let (size, first) = (self.info.segment_size, happened.before);
-            let number = SegmentNumber::holding(first, size).number();
-            let file = |number| WalFileName::Segment(SegmentNumber::new(number).name(self.line, size));
-            let files = [file(number.saturating_sub(1)), file(number)];
-            let mut place = None;
-            for files in [&files[..], &files[1..]] {
-                let mut see = |raw: &RawRecord<'_>| {
-                    if raw.start() < first && read::changes_in_place(raw, PG_DATABASE, happened.database) {
-                        place = Some(raw.start());
-                    }
-                };
-                match read::records(self.repository, self.info, self.layout, files, &mut see).await {
-                    Ok(()) => break,
-                    // The segment before need not be there.
-                    Err(error) if error.class() == Class::Damaged => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            happened.before = place.unwrap_or(first);
-            self.push(happened);
-        }
-        // Folders of databases also go where one moves to another tablespace, and where its creation fails.
-        let at = Lsn::new(u64::MAX);
-        if !self.standing.open().any(|(_, did)| self.drops_database(did, at)) {
-            self.databases.clear();
-        }
-        Ok(())
     }
 
     /// The relations that a transaction dropped, and those that it emptied.
