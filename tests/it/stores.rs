@@ -186,6 +186,10 @@ async fn what_was_created_is_read_whole_and_in_parts(store: &Store) {
         let part = store.get_range(&name, range.clone()).await.unwrap().unwrap();
         assert_eq!(part, content[range.start as usize..range.end as usize]);
     }
+    for from in [100_000, 150_000] {
+        let nothing = store.get_range(&name, from..200_000).await.unwrap().unwrap();
+        assert!(nothing.is_empty());
+    }
     let past_the_end = store.get_range(&name, 99_000..200_000).await.unwrap().unwrap();
     assert_eq!(past_the_end, content[99_000..]);
     let (size, pieces) = store.get_stream(&name).await.unwrap().unwrap();
@@ -196,6 +200,7 @@ async fn what_was_created_is_read_whole_and_in_parts(store: &Store) {
     let empty = Name::from("read/empty");
     store.create(&empty, Bytes::new().into()).await.unwrap();
     assert_eq!(store.get(&empty, LIMIT).await.unwrap().unwrap(), "");
+    assert_eq!(store.get_range(&empty, 0..100).await.unwrap().unwrap(), "");
     assert_eq!(store.head(&empty).await.unwrap().unwrap().size, 0);
 
     let absent = Name::from("read/absent");
