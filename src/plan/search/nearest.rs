@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Request, Search, Source, Way};
+use super::{Request, Search, Source, TimelineChoice, Way};
 use crate::error::Failure;
 use crate::pg::time::{RecoveryTime, rfc3339};
 use crate::pg::{Lsn, SegmentNumber};
@@ -272,6 +272,10 @@ impl<S: Source> Search<'_, S> {
                 .into_iter()
                 .flat_map(|id| ["--backup".to_owned(), id.to_string()]),
         );
+        // Without it, the newest timeline would be meant, and that may be another one by then.
+        if let TimelineChoice::Number(timeline) = self.request.timeline {
+            flags.extend(["--target-timeline".to_owned(), timeline.to_string()]);
+        }
         let request = Request {
             requested,
             inclusive,
