@@ -153,8 +153,36 @@ impl<'a, S: Source> Search<'a, S> {
         }
         match self.decide(self.request).await? {
             Ok(plan) => Ok(plan),
-            Err(miss) => Err(self.refuse(miss).await?.into()),
+            Err(miss) => {
+                let mut refusal = self.refuse(miss).await?;
+                if let Refusal::OutOfReach { why, .. } = &mut refusal
+                    && let Some(timeline) = self.elsewhere().await?
+                {
+                    why.push_str(&format!("; timeline {timeline} has it: --target-timeline {timeline}"));
+                }
+                Err(refusal.into())
+            }
         }
+    }
+
+    /// Another timeline on which a transaction or a restore point can be had, where none was named.
+    async fn elsewhere(&self) -> Result<Option<Timeline>, Failure> {
+        let is_of_one = matches!(self.request.requested, Requested::Xid(_) | Requested::Name(_));
+        if !is_of_one || self.request.timeline != TimelineChoice::Latest {
+            return Ok(None);
+        }
+        let others = self.catalog.timelines().into_iter().rev();
+        for timeline in others.filter(|timeline| *timeline != self.timeline) {
+            let request = Request {
+                timeline: TimelineChoice::Number(timeline),
+                ..self.request.clone()
+            };
+            let search = Search::new(self.source, self.catalog, &request)?;
+            if Box::pin(search.decide(&request)).await?.is_ok() {
+                return Ok(Some(timeline));
+            }
+        }
+        Ok(None)
     }
 
     /// PostgreSQL follows no timeline but the first without its history file.

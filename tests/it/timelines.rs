@@ -97,7 +97,12 @@ fn three_timelines_in_one_repository_are_restored_on_either_side_of_their_forks(
 
     let plan = |arguments: &[&str]| vault.pitr(["plan"].iter().chain(arguments));
     let name = ["--target-name", "only on the first"];
-    plan(&name).with_code(3);
+    let refused = plan(&name).with_code(3);
+    assert!(
+        refused.stderr.contains("timeline 1 has it: --target-timeline 1"),
+        "{}",
+        refused.stderr
+    );
     plan(&[&name[..], &["--target-timeline", "2"]].concat()).with_code(3);
     plan(&[&name[..], &["--target-timeline", "1"]].concat()).with_code(0);
     plan(&["--latest", "--target-timeline", "4"]).with_code(3);
