@@ -3,11 +3,11 @@
 use std::cmp::Ordering;
 
 use chrono::{DateTime, Utc};
-use pgp_pitr::ops::plan::{Request, plan};
-use pgp_pitr::pg::Lsn;
+use pgp_pitr::ops::plan::{Request, TimelineChoice, plan};
+use pgp_pitr::pg::{Lsn, Timeline};
 use pgp_pitr::plan::recovery::{Plan, Refusal, Requested};
 use pgp_pitr::repo::backup::BackupId;
-use pgp_pitr::wal::CommitPoint;
+use pgp_pitr::wal::{CommitPoint, Xid};
 
 use super::reading::{Kind, Record};
 use super::rules::{Expected, Start, Target, expected};
@@ -141,6 +141,12 @@ impl<'a> Judge<'a> {
                 match flag {
                     "--target-time" => again.requested = time(value().parse().expect("a time")),
                     "--target-lsn" => again.requested = Requested::Lsn(value().parse().expect("an LSN")),
+                    "--target-xid" => again.requested = Requested::Xid(Xid::new(value().parse().expect("an xid"))),
+                    "--target-timeline" => {
+                        let number = Timeline::new(value().parse().expect("a number")).expect("a timeline");
+                        again.timeline = TimelineChoice::Number(number);
+                    }
+                    "--exclusive" => again.inclusive = false,
                     "--immediate" => again.requested = Requested::Immediate,
                     "--latest" => again.requested = Requested::Latest,
                     "--backup" => again.backup = Some(value().parse().expect("an id")),
