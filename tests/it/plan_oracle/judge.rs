@@ -124,7 +124,10 @@ impl<'a> Judge<'a> {
             (&nearest.after, after, can_after),
         ] {
             let Some(moment) = moment else {
-                match can {
+                // By the clock it ended before a moment whose place in the WAL comes before its end: it is named as later.
+                let sides = [&nearest.before, &nearest.after];
+                let elsewhere = sides.into_iter().flatten().any(|moment| moment.backup.as_ref() == can);
+                match can.filter(|_| !elsewhere) {
                     Some(backup) => return Err(format!("the end of {backup} can be had, and is not named")),
                     None => continue,
                 }
