@@ -468,16 +468,6 @@ impl StoredIndex {
         Ok(events)
     }
 
-    /// Whether [`Self::ends`] can be told without reading the segment.
-    pub fn has_ends(&self) -> bool {
-        match &self.rest {
-            Rest::Here { .. } => true,
-            Rest::Stored { sections, .. } => {
-                sections[ENDS].stored > 0 || self.core.ends.commits + self.core.ends.aborts == 0
-            }
-        }
-    }
-
     async fn section<T>(
         &self,
         store: &Store,

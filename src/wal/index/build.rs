@@ -5,7 +5,6 @@ use super::super::events::{Event, EventKind, Extent};
 use super::super::page::WalLayout;
 use super::super::record::{Record, RecordError};
 use super::super::rmgr::ResourceManager;
-use super::super::target::CommitPoint;
 use super::super::xact::{Transaction, TransactionEnd};
 use super::tally::Ending;
 use super::{Broken, Ends, FirstRecord, LeftOut, Notable, Part, SegmentIndex, Tally, Touched, XidSet};
@@ -242,13 +241,17 @@ impl Seen<'_> {
             _ => {}
         }
         if let Some(kind) = EventKind::of(raw)? {
-            self.core.ends.latest = self.core.ends.latest.max(kind.at());
-            let event = event_of(raw, kind);
-            if !self.core.events.push_up_to(self.limits.events, event) {
-                self.core.left_out.events += 1;
-            }
+            self.note(event_of(raw, kind));
         }
         Ok(())
+    }
+
+    /// An event that is no end.
+    fn note(&mut self, event: Event) {
+        self.core.ends.add(&event);
+        if !self.core.events.push_up_to(self.limits.events, event) {
+            self.core.left_out.events += 1;
+        }
     }
 
     fn transaction(&mut self, raw: &RawRecord<'_>) -> Result<(), RecordError> {
@@ -260,12 +263,7 @@ impl Seen<'_> {
         let event = event_of(raw, kind);
         match change {
             Transaction::End(end) => self.end(&end, event),
-            _ => {
-                self.core.ends.latest = self.core.ends.latest.max(event.kind.at());
-                if !self.core.events.push_up_to(self.limits.events, event) {
-                    self.core.left_out.events += 1;
-                }
-            }
+            _ => self.note(event),
         }
         Ok(())
     }
@@ -294,24 +292,10 @@ impl Seen<'_> {
     }
 
     fn count(&mut self, end: &TransactionEnd<'_>, event: &Event) {
-        let ends = &mut self.core.ends;
-        ends.latest = ends.latest.max(Some(end.at));
-        ends.latest_end = ends.latest_end.max(Some(end.at));
-        ends.earliest_end = Some(ends.earliest_end.map_or(end.at, |at| at.min(end.at)));
+        self.core.ends.add(event);
         if !end.committed {
-            ends.aborts += 1;
             return;
         }
-        ends.commits += 1;
-        ends.latest_commit = ends.latest_commit.max(Some(end.at));
-        let point = CommitPoint {
-            lsn: event.lsn,
-            end_lsn: event.end_lsn,
-            xid: end.xid,
-            at: end.at,
-        };
-        ends.first_commit = ends.first_commit.or(Some(point));
-        ends.last_commit = Some(point);
         let minute = end.at.timestamp().div_euclid(60);
         // Times are nearly in order: the minute is the last one, or one of those just before.
         let limit = self.limits.minutes;

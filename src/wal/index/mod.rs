@@ -25,7 +25,7 @@ use chrono::{DateTime, Utc};
 
 use super::CatalogRow;
 use super::decoder::{Begun, Rest};
-use super::events::{Event, Extent};
+use super::events::{Event, EventKind, Extent};
 use super::record::{Oid, RelFile};
 use super::target::CommitPoint;
 use super::xid::Xid;
@@ -122,6 +122,30 @@ pub struct Ends {
     pub earliest_end: Option<DateTime<Utc>>,
     /// The latest time that anything tells.
     pub latest: Option<DateTime<Utc>>,
+}
+
+impl Ends {
+    /// Adds what an event tells, in WAL order.
+    pub(super) fn add(&mut self, event: &Event) {
+        self.latest = self.latest.max(event.kind.at());
+        let Some(end) = event.kind.ended() else { return };
+        self.latest_end = self.latest_end.max(Some(end.at));
+        self.earliest_end = Some(self.earliest_end.map_or(end.at, |at| at.min(end.at)));
+        if !matches!(event.kind, EventKind::Commit(_)) {
+            self.aborts += 1;
+            return;
+        }
+        self.commits += 1;
+        self.latest_commit = self.latest_commit.max(Some(end.at));
+        let point = CommitPoint {
+            lsn: event.lsn,
+            end_lsn: event.end_lsn,
+            xid: end.xid,
+            at: end.at,
+        };
+        self.first_commit = self.first_commit.or(Some(point));
+        self.last_commit = Some(point);
+    }
 }
 
 /// The end of a transaction that dropped files or is large.

@@ -2,7 +2,7 @@
 
 use super::{Broken, Ends, FirstRecord, LeftOut, SegmentIndex, XidSet};
 use crate::pg::{Lsn, MajorVersion};
-use crate::wal::{CommitPoint, Event, EventKind, Extent};
+use crate::wal::{Event, Extent};
 
 /// What the index of a segment tells that begins at `start`, has these records (where each begins and ends) and these
 /// events among them, and breaks off at `broken`.
@@ -16,28 +16,11 @@ pub(crate) fn summary(
     let mut ends = Ends::default();
     let (mut ended, mut others) = (Vec::new(), Vec::new());
     for event in events {
-        ends.latest = ends.latest.max(event.kind.at());
-        let Some(end) = event.kind.ended() else {
-            others.push(event.clone());
-            continue;
-        };
-        ended.push(end.xid.number());
-        ends.latest_end = ends.latest_end.max(Some(end.at));
-        ends.earliest_end = Some(ends.earliest_end.map_or(end.at, |at| at.min(end.at)));
-        if !matches!(event.kind, EventKind::Commit(_)) {
-            ends.aborts += 1;
-            continue;
+        ends.add(event);
+        match event.kind.ended() {
+            Some(end) => ended.push(end.xid.number()),
+            None => others.push(event.clone()),
         }
-        ends.commits += 1;
-        ends.latest_commit = ends.latest_commit.max(Some(end.at));
-        let point = CommitPoint {
-            lsn: event.lsn,
-            end_lsn: event.end_lsn,
-            xid: end.xid,
-            at: end.at,
-        };
-        ends.first_commit = ends.first_commit.or(Some(point));
-        ends.last_commit = Some(point);
     }
     SegmentIndex {
         start,
