@@ -11,6 +11,7 @@ pub mod list;
 pub mod local;
 pub mod names;
 pub mod plan;
+pub mod receive;
 pub mod restore;
 pub mod show;
 pub mod start;

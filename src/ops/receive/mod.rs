@@ -1,0 +1,2 @@
+//! Receiving WAL over the replication protocol: what is received is kept on its way into the repository, and
+//! told of.
