@@ -15,7 +15,7 @@ use crate::error::{Class, Explain, Failure};
 use crate::pg::{
     FirstPage, LongHeader, MajorVersion, PageError, ParseWalNameError, SegmentSize, WalFileName, check_first_page,
 };
-use crate::repo::{self, ClusterInfo, Repository, Stored, WalContent, WalSource};
+use crate::repo::{self, ClusterInfo, Repository, Stored, WalContent, WalHead, WalSource};
 use crate::store::Store;
 use crate::wal::WalLayout;
 
@@ -117,7 +117,7 @@ pub async fn archive(store: &Store, path: &Path, data_directory: &Path, level: i
     let (repository, known_cluster, known_file) = tokio::join!(
         Repository::open(store),
         ClusterInfo::read(store, info.system),
-        repo::identity(store, source.system, source.file),
+        repo::identity(store, source.head.system, source.head.file),
     );
     // The marker first: without it, what the others say means nothing.
     let repository = repository?;
@@ -159,19 +159,19 @@ fn inspect(path: &Path, data_directory: &Path) -> Result<(WalSource, ClusterInfo
         }
         (local.info(), 0)
     };
-    let source = WalSource {
+    let head = WalHead {
         file,
         system: info.system,
         segment_size: info.segment_size.bytes() as u32,
         page_magic,
-        content: WalContent::File(path.to_path_buf()),
         len: metadata.len(),
         modified_at: metadata.modified().map(DateTime::<Utc>::from).unwrap_or_default(),
         layout: WalLayout::new(info.major, info.segment_size, info.wal_page_size)
             .ok()
             .filter(|_| file.is_wal()),
     };
-    Ok((source, info))
+    let content = WalContent::File(path.to_path_buf());
+    Ok((WalSource { head, content }, info))
 }
 
 /// The cluster that a segment's first page tells of; where a data directory is at hand, it must tell

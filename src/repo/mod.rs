@@ -17,6 +17,7 @@ pub mod reader;
 mod verify_wal;
 mod wal;
 mod wal_index;
+mod wal_push;
 mod writer;
 
 pub use cluster::ClusterInfo;
@@ -25,6 +26,7 @@ pub use error::RepoError;
 pub use identity::{IDENTITY_FRAME, Identity};
 pub use marker::Repository;
 pub use verify_wal::{Verified, verify_wal};
-pub use wal::{Fetched, LEAST_WAL_OBJECT, Pushed, Stored, WalContent, WalSource, fetch, identity, push};
+pub use wal::{Fetched, LEAST_WAL_OBJECT, fetch, identity};
 pub use wal_index::{StoredIndex, read_index, reindex};
+pub use wal_push::{PackedWal, Packing, Pushed, Stored, WalContent, WalHead, WalSource, push};
 pub use writer::{BackupWriter, PackRow};

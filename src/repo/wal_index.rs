@@ -121,6 +121,11 @@ impl Indexing {
         self.failed = Some(failed);
     }
 
+    /// The ends of transactions so far; nothing where the file can't be read.
+    pub(super) fn ends(&self) -> &[Event] {
+        self.indexer.as_ref().map_or(&[], SegmentIndexer::ends)
+    }
+
     /// The frame to store behind the file, and what is doubtful about its content.
     pub(super) fn finish(self) -> (Vec<u8>, Option<Doubt>) {
         let Some(indexer) = self.indexer else {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use chrono::DateTime;
 use pgp_pitr::env::Env;
 use pgp_pitr::pg::{FirstPage, WalFileName, check_first_page};
-use pgp_pitr::repo::{self, Repository, WalContent, WalSource};
+use pgp_pitr::repo::{self, Repository, WalContent, WalHead, WalSource};
 use pgp_pitr::store::{self, S3Settings};
 use pgp_pitr::wal::{Record, Step, WalDecoder, WalLayout};
 use rustix::time::{ClockId, clock_gettime};
@@ -53,7 +53,7 @@ async fn measure(path: &Path) {
     for _ in 0..ROUNDS {
         for (layout, times, size) in [(None, &mut plain, 0), (Some(layout), &mut indexed, 1)] {
             let source = source(path, file, &first, bytes.len(), layout);
-            let object = store.file(&repo::names::wal_file(source.system, file)).unwrap();
+            let object = store.file(&repo::names::wal_file(source.head.system, file)).unwrap();
             let before = cpu();
             repo::push(&repository, &source, 1, None).await.unwrap();
             times.push(cpu() - before);
@@ -74,14 +74,16 @@ async fn measure(path: &Path) {
 
 fn source(path: &Path, file: WalFileName, first: &FirstPage, len: usize, layout: Option<WalLayout>) -> WalSource {
     WalSource {
-        file,
-        system: first.header.system,
-        segment_size: first.header.segment_size.bytes() as u32,
-        page_magic: first.header.page.magic,
+        head: WalHead {
+            file,
+            system: first.header.system,
+            segment_size: first.header.segment_size.bytes() as u32,
+            page_magic: first.header.page.magic,
+            len: len as u64,
+            modified_at: DateTime::UNIX_EPOCH,
+            layout,
+        },
         content: WalContent::File(path.to_path_buf()),
-        len: len as u64,
-        modified_at: DateTime::UNIX_EPOCH,
-        layout,
     }
 }
 

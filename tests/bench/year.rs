@@ -28,7 +28,7 @@ use pgp_pitr::env::Env;
 use pgp_pitr::ops::list;
 use pgp_pitr::pg::{Lsn, MajorVersion, SegmentNumber, SegmentSize, SystemId, Timeline, WalFileName};
 use pgp_pitr::repo::backup::{self, BackupId, BackupKind, BackupRecord, BackupState};
-use pgp_pitr::repo::{self, BackupWriter, ClusterInfo, Repository, WalContent, WalSource, names};
+use pgp_pitr::repo::{self, BackupWriter, ClusterInfo, Repository, WalContent, WalHead, WalSource, names};
 use pgp_pitr::store::{self, Name, S3Settings, Store};
 use pgp_pitr::wal::WalLayout;
 
@@ -224,14 +224,16 @@ async fn push(repository: &Repository, file: WalFileName, number: u64) {
     bytes.extend(switch);
     bytes.resize(SIZE.bytes() as usize, 0);
     let source = WalSource {
-        file,
-        system: SYSTEM,
-        segment_size: SIZE.bytes() as u32,
-        page_magic: 0xD110,
-        len: bytes.len() as u64,
+        head: WalHead {
+            file,
+            system: SYSTEM,
+            segment_size: SIZE.bytes() as u32,
+            page_magic: 0xD110,
+            len: bytes.len() as u64,
+            modified_at: written_at(number),
+            layout: WalLayout::new(MajorVersion::new(15).unwrap(), SIZE, 8192).ok(),
+        },
         content: WalContent::Bytes(bytes.into()),
-        modified_at: written_at(number),
-        layout: WalLayout::new(MajorVersion::new(15).unwrap(), SIZE, 8192).ok(),
     };
     let stored = repo::push(repository, &source, 1, None).await.unwrap();
     assert_eq!(stored.doubt, None);

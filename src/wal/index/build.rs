@@ -169,6 +169,11 @@ impl SegmentIndexer {
         }
     }
 
+    /// Every commit and abort of the bytes so far, in WAL order.
+    pub fn ends(&self) -> &[Event] {
+        &self.ends
+    }
+
     /// All bytes have been pushed.
     pub fn finish(self) -> Indexed {
         let Self {
