@@ -3,11 +3,13 @@
 //! The one user of `fs2` (locks, free space). Names that end in `#` and digits are files in the
 //! making; a crash may leave one behind, readers never take it for an object.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{CWD, RenameFlags};
@@ -102,6 +104,21 @@ impl Staged {
         Ok(created)
     }
 
+    /// As [`Self::create`], for one of many files in the same folder: the folders above are only made durable where
+    /// `known` does not tell that they are.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn create_among(self, root: &Path, known: &KnownFolders) -> io::Result<Created> {
+        let folder = parent(&self.goal).to_path_buf();
+        if known.knows(&folder) {
+            return self.create(&folder);
+        }
+        let created = self.create(root)?;
+        known.remember(folder);
+        Ok(created)
+    }
+
     /// Puts it in the place of whatever has its name, durably, in one step.
     ///
     /// # Errors
@@ -121,6 +138,34 @@ impl Drop for Staged {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Folders whose own entries this process has made durable. One that was removed and made again is another folder.
+#[derive(Debug, Default)]
+pub struct KnownFolders(Mutex<HashMap<PathBuf, FolderId>>);
+
+/// Device, number and time of creation: numbers are used again.
+type FolderId = (u64, u64, Option<SystemTime>);
+
+impl KnownFolders {
+    fn knows(&self, folder: &Path) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .get(folder)
+            .is_some_and(|id| folder_id(folder).as_ref() == Some(id))
+    }
+
+    fn remember(&self, folder: PathBuf) {
+        if let Some(id) = folder_id(&folder) {
+            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            known.insert(folder, id);
+        }
+    }
+}
+
+fn folder_id(folder: &Path) -> Option<FolderId> {
+    let metadata = fs::metadata(folder).ok()?;
+    Some((metadata.dev(), metadata.ino(), metadata.created().ok()))
 }
 
 /// Makes a folder and those above it, durably.

@@ -2,7 +2,7 @@
 
 use crate::codec::{CompressError, Digest};
 use crate::error::{Class, Explain};
-use crate::pg::{SystemId, WalFileName};
+use crate::pg::{Lsn, SystemId, Timeline, WalFileName};
 use crate::store::StoreError;
 
 /// A repository that could not do what was asked.
@@ -48,6 +48,37 @@ pub enum RepoError {
         stored: Digest,
         /// The new content's digest.
         new: Digest,
+    },
+    /// The same stretch of WAL with other content.
+    #[error(
+        "the WAL from {from} to {to} on timeline {timeline} of cluster {system} is in the repository already with \
+         other content ({object} holds {stored}, the new piece has {new})"
+    )]
+    PieceConflict {
+        /// The cluster.
+        system: SystemId,
+        /// The timeline.
+        timeline: Timeline,
+        /// Where the stretch begins.
+        from: Lsn,
+        /// Where it ends.
+        to: Lsn,
+        /// The object that is there.
+        object: String,
+        /// Its content's digest.
+        stored: Digest,
+        /// The new content's digest.
+        new: Digest,
+    },
+    /// Bytes that are no piece of one segment.
+    #[error("the WAL from {from} to {to} can't be stored as one piece: {why}")]
+    NoPiece {
+        /// Where they begin.
+        from: Lsn,
+        /// Where they end.
+        to: Lsn,
+        /// Why not.
+        why: &'static str,
     },
     /// A cluster that is bound to other facts.
     #[error("cluster {system} is in the repository with {what} {bound}, but this file tells {found}")]
@@ -96,7 +127,12 @@ impl Explain for RepoError {
             Self::NoRepository { .. } => Class::Unavailable,
             Self::NewerFormat { .. } | Self::ClusterMismatch { .. } => Class::Usage,
             Self::Damaged { .. } => Class::Damaged,
-            Self::Conflict { .. } | Self::Taken { .. } | Self::File { .. } | Self::Compress { .. } => Class::Failed,
+            Self::Conflict { .. }
+            | Self::PieceConflict { .. }
+            | Self::NoPiece { .. }
+            | Self::Taken { .. }
+            | Self::File { .. }
+            | Self::Compress { .. } => Class::Failed,
             Self::Store(error) => error.class(),
         }
     }
@@ -108,14 +144,14 @@ impl Explain for RepoError {
             Self::Damaged { .. } => {
                 "restore that object from a copy of the repository, or choose another backup or target"
             }
-            Self::Conflict { .. } => {
+            Self::Conflict { .. } | Self::PieceConflict { .. } => {
                 "the first copy is untouched: is another server, or a copy of this one that was promoted, archiving \
                  into this repository?"
             }
             Self::ClusterMismatch { .. } => "after pg_resetwal --wal-segsize, archive into a new repository",
             Self::Taken { .. } => "another run writes the same thing: try again",
             Self::File { .. } => "check its permissions and the room on its disk",
-            Self::Compress { .. } => return None,
+            Self::Compress { .. } | Self::NoPiece { .. } => return None,
             Self::Store(error) => return error.hint(),
         };
         Some(text.to_owned())

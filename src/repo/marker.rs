@@ -1,12 +1,14 @@
 //! The marker that makes a place a repository.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{RepoError, names};
 use crate::codec::Digest;
-use crate::disk::Created;
+use crate::disk::{Created, KnownFolders};
 use crate::store::Store;
 
 /// The newest repository format that this version reads and the one it writes.
@@ -35,6 +37,7 @@ impl Sealed for Marker {
 pub struct Repository {
     store: Store,
     id: String,
+    folders: Arc<KnownFolders>,
 }
 
 impl Repository {
@@ -53,6 +56,7 @@ impl Repository {
         Ok(Self {
             store: store.clone(),
             id: marker.id,
+            folders: Arc::default(),
         })
     }
 
@@ -76,6 +80,11 @@ impl Repository {
     /// The store it lies in.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Folders of pieces that are known to be durable.
+    pub(super) const fn folders(&self) -> &Arc<KnownFolders> {
+        &self.folders
     }
 
     /// The id that `init` gave it.

@@ -14,6 +14,7 @@ mod marker;
 pub mod names;
 pub mod pack;
 pub mod reader;
+pub mod tail;
 mod verify_wal;
 mod wal;
 mod wal_index;

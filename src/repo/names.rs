@@ -5,11 +5,12 @@
 //! clusters/SYSID/cluster.json                             what the cluster is
 //! clusters/SYSID/wal/TTTTTTTT/LLLLLLLL/SEGMENT.zst        and .partial.zst, .XXXXXXXX.backup.zst
 //! clusters/SYSID/wal/TTTTTTTT.history.zst
+//! clusters/SYSID/tail/TTTTTTTT/FROM-TO.zst                pieces of a segment that is not full yet
 //! clusters/SYSID/backups/ID/…                             `backup.json` last: it is the commit
 //! clusters/SYSID/packs/ID/NNNNNNNN.pack
 //! ```
 
-use crate::pg::{SegmentName, SystemId, Timeline, WalFileName};
+use crate::pg::{Lsn, SegmentName, SystemId, Timeline, WalFileName};
 use crate::store::Name;
 
 use super::backup::BackupId;
@@ -93,6 +94,37 @@ pub fn wal_index(system: SystemId, segment: SegmentName, file: WalFileName) -> N
         .join(format!("{file}.idx"))
 }
 
+/// The folder of a cluster's pieces.
+pub fn tail(system: SystemId) -> Name {
+    cluster(system).join("tail")
+}
+
+/// The folder of one timeline's pieces.
+pub fn tail_timeline(system: SystemId, timeline: Timeline) -> Name {
+    tail(system).join(timeline.hex())
+}
+
+/// The piece of a timeline's WAL from a place up to another.
+pub fn piece(system: SystemId, timeline: Timeline, from: Lsn, to: Lsn) -> Name {
+    let name = format!("{:016X}-{:016X}.zst", from.bytes(), to.bytes());
+    tail_timeline(system, timeline).join(name)
+}
+
+/// Which piece has this name in this folder; `None` for anything else.
+pub fn read_piece(folder: &Name, object: &str) -> Option<(Timeline, Lsn, Lsn)> {
+    let (above, timeline) = folder.as_ref().rsplit_once('/')?;
+    let (from, to) = object.strip_suffix(".zst")?.split_once('-')?;
+    let (timeline, from, to) = (Timeline::from_hex(timeline)?, position(from)?, position(to)?);
+    (above.ends_with("/tail") && from < to).then_some((timeline, from, to))
+}
+
+/// A position as the names of pieces have it.
+fn position(digits: &str) -> Option<Lsn> {
+    let upper = digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'));
+    let bytes = u64::from_str_radix(digits, 16).ok()?;
+    (upper && digits.len() == 16).then_some(Lsn::new(bytes))
+}
+
 /// The folder of notes about WAL that could not be read.
 pub fn doubts(system: SystemId) -> Name {
     cluster(system).join("doubtful")
@@ -165,6 +197,29 @@ mod tests {
             ("clusters/7/wal/00000001", "0000000A.history.zst"),
         ] {
             assert_eq!(read_wal_file(&Name::from(folder), object), None, "{folder}/{object}");
+        }
+    }
+
+    #[test]
+    fn pieces_are_found_again_by_their_names() {
+        let (timeline, from, to) = (Timeline::FIRST, Lsn::new(0x16_B374_D848), Lsn::new(0x16_B400_0000));
+        let name = piece(SystemId::new(7), timeline, from, to);
+        let text = "clusters/7/tail/00000001/00000016B374D848-00000016B4000000.zst";
+        assert_eq!(name.as_ref(), text);
+        let (folder, object) = text.rsplit_once('/').unwrap();
+        assert_eq!(read_piece(&Name::from(folder), object), Some((timeline, from, to)));
+        for (folder, object) in [
+            ("clusters/7/wal/00000001", object),
+            ("clusters/7/tail", object),
+            ("clusters/7/tail/1", object),
+            (folder, "00000016B374D848-00000016B4000000"),
+            (folder, "00000016b374d848-00000016B4000000.zst"),
+            (folder, "+0000016B374D848-00000016B4000000.zst"),
+            (folder, "16B374D848-00000016B4000000.zst"),
+            (folder, "00000016B4000000-00000016B374D848.zst"),
+            (folder, "00000016B4000000-00000016B4000000.zst"),
+        ] {
+            assert_eq!(read_piece(&Name::from(folder), object), None, "{folder}/{object}");
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirEntry, FileType};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Name;
 use crate::disk;
@@ -55,6 +55,18 @@ fn look_at(entry: &DirEntry, file: &str) -> io::Result<Option<(FileType, u64)>> 
         entry.metadata()
     };
     Ok(unless_gone(metadata)?.map(|metadata| (metadata.file_type(), metadata.len())))
+}
+
+/// Removes files: how many are gone then, and the first that is not.
+pub(super) fn delete(paths: &[PathBuf]) -> (usize, Option<(usize, io::Error)>) {
+    let (mut gone, mut refused) = (0, None);
+    for (at, path) in paths.iter().enumerate() {
+        match unless_gone(fs::remove_file(path)) {
+            Ok(_) => gone += 1,
+            Err(error) => refused = refused.or(Some((at, error))),
+        }
+    }
+    (gone, refused)
 }
 
 fn unless_gone<T>(answer: io::Result<T>) -> io::Result<Option<T>> {

@@ -210,6 +210,45 @@ impl Store {
         }
     }
 
+    /// Deletes objects that may as well stay: many with one request where the store can do that, without trying again,
+    /// and without waiting until it is durable. Answers how many are gone, and why others are not, for the first of them.
+    pub async fn delete_many(&self, names: Vec<Name>) -> (usize, Option<StoreError>) {
+        let Some(first) = names.first().cloned() else {
+            return (0, None);
+        };
+        let (mut gone, mut refused) = (0, None);
+        if let Some(folder) = self.folder() {
+            let paths: Vec<PathBuf> = names.iter().map(|name| folder.join(name.as_ref())).collect();
+            let deleted = tokio::task::spawn_blocking(move || folder::delete(&paths)).await;
+            let (gone, refused) = deleted.unwrap_or_else(|error| (0, Some((0, std::io::Error::other(error)))));
+            let refused = refused.map(|(at, source)| StoreError::Io {
+                doing: "delete",
+                object: self.full(names.get(at).unwrap_or(&first)),
+                source,
+            });
+            return (gone, refused);
+        }
+        let mut answers = self
+            .objects
+            .delete_stream(stream::iter(names.into_iter().map(Ok)).boxed());
+        let all = async {
+            while let Some(answer) = answers.next().await {
+                match found(answer) {
+                    Ok(_) => gone += 1,
+                    Err(error) if refused.is_none() => {
+                        refused = Some(StoreError::of("delete", &self.full(&first), &self.url, error));
+                    }
+                    Err(_) => {}
+                }
+            }
+        };
+        let total = self.retry.total();
+        if tokio::time::timeout(total, all).await.is_err() {
+            refused = refused.or(Some(StoreError::Timeout(total)));
+        }
+        (gone, refused)
+    }
+
     /// Every object below a prefix, at any depth, in no particular order.
     pub fn list(&self, prefix: &Name) -> BoxStream<'static, Result<Entry, StoreError>> {
         let (object, url) = (self.full(prefix), self.url.clone());

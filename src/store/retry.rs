@@ -42,6 +42,11 @@ impl Retry {
         }
     }
 
+    /// How long one call may take.
+    pub(super) const fn total(&self) -> Duration {
+        self.total
+    }
+
     pub(super) async fn run<T, F: Future<Output = Result<T, StoreError>>>(
         &self,
         env: &Env,

@@ -1,0 +1,88 @@
+//! Pieces of a segment that is not full yet: what a receiver has made durable of the WAL's end.
+//!
+//! A piece holds a stretch of one segment's bytes, from one position up to another. Pieces may overlap, leave gaps, come
+//! from two receivers, and be merged: a longer one supersedes those that it covers. So nothing is derived from how they
+//! were cut. What counts is the segment's *tail*: its longest stretch without a gap, from its first byte on, that sound
+//! pieces give.
+//!
+//! Pieces of a segment go once the whole segment is stored, and merged ones once the longer piece is: never before. So
+//! a reader that finds a piece gone looks again, and finds what took its place.
+
+mod choose;
+mod discard;
+mod frame;
+mod put;
+mod read;
+#[cfg(test)]
+mod tests;
+
+use futures_util::StreamExt;
+
+use super::{RepoError, Repository, names};
+use crate::pg::{Lsn, SegmentNumber, SegmentSize, SystemId, Timeline};
+use crate::store::Name;
+
+pub use discard::{Discarded, discard};
+pub use frame::PIECE_FRAME;
+pub use put::{PackedPiece, PieceSource, pack_piece, put_piece};
+pub use read::{Tail, tail};
+
+/// No piece holds more bytes of WAL: readers hold one in memory.
+pub const LARGEST_PIECE: u64 = 16 << 20;
+
+/// A piece as its name tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Piece {
+    /// Its timeline.
+    pub timeline: Timeline,
+    /// Where it begins.
+    pub from: Lsn,
+    /// Where it ends: the first byte that it does not hold.
+    pub to: Lsn,
+    /// Size of its object in bytes.
+    pub stored_bytes: u64,
+}
+
+impl Piece {
+    /// The segment that holds all of it; `None` where it lies in several, as no piece of ours does.
+    pub fn segment(&self, size: SegmentSize) -> Option<SegmentNumber> {
+        let number = SegmentNumber::holding(self.from, size);
+        (number == SegmentNumber::ending(self.to, size)).then_some(number)
+    }
+
+    fn read(folder: &Name, object: &str, stored_bytes: u64) -> Option<Self> {
+        let (timeline, from, to) = names::read_piece(folder, object)?;
+        Some(Self {
+            timeline,
+            from,
+            to,
+            stored_bytes,
+        })
+    }
+}
+
+/// One timeline's pieces, by where they begin and end.
+///
+/// # Errors
+/// The store.
+pub async fn pieces(repository: &Repository, system: SystemId, timeline: Timeline) -> Result<Vec<Piece>, RepoError> {
+    below(repository, &names::tail_timeline(system, timeline)).await
+}
+
+/// All pieces of a cluster, by timeline, and by where they begin and end.
+///
+/// # Errors
+/// The store.
+pub async fn all_pieces(repository: &Repository, system: SystemId) -> Result<Vec<Piece>, RepoError> {
+    below(repository, &names::tail(system)).await
+}
+
+async fn below(repository: &Repository, folder: &Name) -> Result<Vec<Piece>, RepoError> {
+    let mut levels = repository.store().walk(folder, Piece::read);
+    let mut pieces = Vec::new();
+    while let Some(level) = levels.next().await {
+        pieces.extend(level?);
+    }
+    pieces.sort_unstable();
+    Ok(pieces)
+}
