@@ -1,2 +1,4 @@
 //! Receiving WAL over the replication protocol: what is received is kept on its way into the repository, and
 //! told of.
+
+pub mod spool;
