@@ -1,6 +1,7 @@
 //! Our binaries on a disk that breaks: at each call in turn, when the process is killed, when it is full.
 
 mod backups;
+mod spool;
 
 use std::fs;
 use std::path::{Path, PathBuf};

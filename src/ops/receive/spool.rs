@@ -1,7 +1,7 @@
 //! The spool: a bounded queue of WAL on a local disk, for as long as the store does not take it.
 //!
 //! `DIR/SYSID/SLOT/` holds files of at most 16 MiB, numbered in the order of the queue, each a row of frames
-//! ([`frame`]), and one `TTTTTTTT.history` for each timeline that was entered meanwhile: the server that could tell
+//! (`frame.rs`), and one `TTTTTTTT.history` for each timeline that was entered meanwhile: the server that could tell
 //! its history again may be gone when the store is back. A lock keeps two receivers out of one folder.
 //!
 //! What holds:
