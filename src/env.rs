@@ -17,10 +17,25 @@ pub struct Env {
     chance: AtomicU64,
 }
 
+/// The clock of an [`Env`], for what outlives the borrow of it: a connection that tells the server its time.
 #[derive(Debug, Clone, Copy)]
-enum Clock {
+pub struct Clock(ClockKind);
+
+#[derive(Debug, Clone, Copy)]
+enum ClockKind {
     Machine,
     Fixed(DateTime<Utc>),
+}
+
+impl Clock {
+    /// Now.
+    #[allow(clippy::disallowed_methods, reason = "the one place that may")]
+    pub fn now(self) -> DateTime<Utc> {
+        match self.0 {
+            ClockKind::Machine => Utc::now(),
+            ClockKind::Fixed(now) => now,
+        }
+    }
 }
 
 impl Env {
@@ -37,7 +52,7 @@ impl Env {
         let seed = (nanos as u64) ^ (u64::from(std::process::id()) << 40) ^ here.rotate_left(17);
         Self {
             variables: std::env::vars_os().collect(),
-            clock: Clock::Machine,
+            clock: Clock(ClockKind::Machine),
             chance: AtomicU64::new(seed),
         }
     }
@@ -49,7 +64,7 @@ impl Env {
                 .iter()
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
-            clock: Clock::Fixed(now),
+            clock: Clock(ClockKind::Fixed(now)),
             chance: AtomicU64::new(seed),
         }
     }
@@ -76,31 +91,32 @@ impl Env {
     }
 
     /// Now.
-    #[allow(clippy::disallowed_methods, reason = "the one place that may")]
     pub fn now(&self) -> DateTime<Utc> {
-        match self.clock {
-            Clock::Machine => Utc::now(),
-            Clock::Fixed(now) => now,
-        }
+        self.clock.now()
+    }
+
+    /// The clock alone.
+    pub fn clock(&self) -> Clock {
+        self.clock
     }
 
     /// This machine's offset from UTC at the given local wall-clock moment; `None` where the clocks
     /// were turned and the moment is ambiguous or never was.
     pub fn local_offset_at(&self, wall: chrono::NaiveDateTime) -> Option<FixedOffset> {
-        match self.clock {
-            Clock::Machine => Local
+        match self.clock.0 {
+            ClockKind::Machine => Local
                 .offset_from_local_datetime(&wall)
                 .single()
                 .map(|offset| offset.fix()),
-            Clock::Fixed(_) => Some(Utc.fix()),
+            ClockKind::Fixed(_) => Some(Utc.fix()),
         }
     }
 
     /// The given instant in this machine's zone.
     pub fn local(&self, at: DateTime<Utc>) -> DateTime<FixedOffset> {
-        match self.clock {
-            Clock::Machine => at.with_timezone(&Local).fixed_offset(),
-            Clock::Fixed(_) => at.fixed_offset(),
+        match self.clock.0 {
+            ClockKind::Machine => at.with_timezone(&Local).fixed_offset(),
+            ClockKind::Fixed(_) => at.fixed_offset(),
         }
     }
 

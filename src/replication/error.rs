@@ -352,6 +352,20 @@ pub enum ReplicationError {
         doing: String,
         source: ServerError,
     },
+    /// The server ended the connection in the middle of a stream: it shuts down, or somebody told it to.
+    #[error("{at} ended {doing}: {}", if source.is_none() { "it shuts down" } else { "it closes the connection" })]
+    Ended {
+        at: ServerAddress,
+        doing: String,
+        source: Option<ServerError>,
+    },
+    /// The server did not answer in time.
+    #[error("{at} did not answer {doing} within {} s", after.as_secs())]
+    Timeout {
+        at: ServerAddress,
+        doing: String,
+        after: Duration,
+    },
     /// The command does not exist in the server's version.
     #[error("{at} runs PostgreSQL {version}, which has no {doing}")]
     Version {
@@ -408,6 +422,7 @@ impl ReplicationError {
     pub fn server_error(&self) -> Option<&ServerError> {
         match self {
             Self::Server { source, .. } | Self::DamagedPages { source, .. } => Some(source),
+            Self::Ended { source, .. } => source.as_ref(),
             _ => None,
         }
     }
@@ -418,9 +433,12 @@ impl Explain for ReplicationError {
         match self {
             Self::Connect(error) => error.class(),
             Self::SlotName(_) | Self::Options(_) => Class::Usage,
-            Self::Lost { .. } | Self::Protocol { .. } | Self::Server { .. } | Self::Version { .. } => {
-                Class::Unavailable
-            }
+            Self::Lost { .. }
+            | Self::Protocol { .. }
+            | Self::Server { .. }
+            | Self::Ended { .. }
+            | Self::Timeout { .. }
+            | Self::Version { .. } => Class::Unavailable,
             Self::Abandoned { .. } | Self::Tar { .. } | Self::Path { .. } => Class::Failed,
             Self::DamagedPages { .. } => Class::Damaged,
         }
@@ -431,6 +449,8 @@ impl Explain for ReplicationError {
             Self::Connect(error) => return error.hint(),
             Self::Lost { .. } => "look into the server's log; wal_sender_timeout may be too short for this network",
             Self::Server { source, .. } => return source.hint().map(str::to_owned),
+            Self::Ended { .. } => "the stream can go on when the server takes connections again",
+            Self::Timeout { .. } => "look into the server's log, and whether the network drops its packets",
             Self::SlotName(_) => "slot names have 1 to 63 lower-case letters, digits and underscores",
             Self::DamagedPages { .. } => {
                 "restore the files named from an older backup, or check the disk; pg_checksums --check tells more"

@@ -20,6 +20,10 @@ const LIMIT_BEFORE_LOGIN: usize = 30_000;
 /// How much room the buffer is given when it runs short; eight messages of a base backup.
 const RESERVE: usize = 256 << 10;
 
+/// As [`RESERVE`], for a stream of WAL: eight of its messages, so that little is copied where one crosses into the
+/// next buffer.
+const RESERVE_FOR_WAL: usize = 1 << 20;
+
 /// Below this much room the buffer is given more: a read into less would cost more than it brings.
 const LOW: usize = 32 << 10;
 
@@ -114,6 +118,7 @@ pub enum FrameError {
 pub(super) struct Framer {
     buffer: BytesMut,
     limit: usize,
+    reserve: usize,
 }
 
 impl Framer {
@@ -122,6 +127,7 @@ impl Framer {
         Self {
             buffer: BytesMut::new(),
             limit: LIMIT_BEFORE_LOGIN,
+            reserve: RESERVE,
         }
     }
 
@@ -130,10 +136,15 @@ impl Framer {
         self.limit = LIMIT;
     }
 
+    /// WAL comes.
+    pub(super) fn expect_wal(&mut self) {
+        self.reserve = RESERVE_FOR_WAL;
+    }
+
     /// Where the next bytes go, with room for them.
     pub(super) fn buffer(&mut self) -> &mut BytesMut {
         if self.buffer.capacity() - self.buffer.len() < LOW {
-            self.buffer.reserve(RESERVE);
+            self.buffer.reserve(self.reserve);
         }
         &mut self.buffer
     }
@@ -161,7 +172,10 @@ impl Framer {
         }
         let total = length + 1;
         if self.buffer.len() < total {
-            self.buffer.reserve(total - self.buffer.len());
+            let missing = total - self.buffer.len();
+            if self.buffer.capacity() < total {
+                self.buffer.reserve(missing.max(self.reserve));
+            }
             return Ok(None);
         }
         let mut body = self.buffer.split_to(total).freeze();

@@ -1,7 +1,7 @@
-//! What a PostgreSQL server tells: connections, replication commands, base backups.
+//! What a PostgreSQL server tells: connections, replication commands, base backups, WAL as it is written.
 //!
 //! Our own thin client on `postgres-protocol`, because the published ones cannot read a base backup to its end.
-//! What parses or decides is sans-io (`message`, `auth`, `tar`, `basebackup::parser`); sockets are in `socket`, `tls`,
+//! What parses or decides is sans-io (`message`, `auth`, `tar`, `basebackup::parser`, `stream::machine`); sockets are in `socket`, `tls`,
 //! `wire`. One way in, [`connect`](self::ReplicationSession::connect), serves replication and SQL alike, so that hosts, TLS,
 //! passwords and their errors mean the same for both.
 //!
@@ -17,6 +17,7 @@ mod server_error;
 mod session;
 mod socket;
 mod sql;
+mod stream;
 mod tar;
 mod target;
 mod tls;
@@ -32,5 +33,6 @@ pub use server_error::{ServerError, Severity, SqlState};
 pub use session::{ReplicationSession, ServerVersion, SlotName, SlotPosition, SystemIdentity};
 pub use socket::ServerAddress;
 pub use sql::{SqlError, SqlSession};
+pub use stream::{NextTimeline, StandbyStatus, Started, StreamEvent, StreamStart, WalStream};
 pub use tar::{EntryKind, TarEntry, TarError, TarEvent, TarReader};
 pub use tls::{CertificateFault, TlsSettingsError};

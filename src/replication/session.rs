@@ -15,7 +15,7 @@ use super::server_error::Severity;
 use super::socket::ServerAddress;
 use super::wire::{Wire, WireError};
 use super::{ServerError, SqlState};
-use crate::env::Env;
+use crate::env::{Clock, Env};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::{Lsn, MajorVersion, SegmentSize, SystemId, Timeline, VersionError};
 
@@ -121,6 +121,7 @@ pub struct SlotPosition {
 pub struct ReplicationSession {
     wire: Wire,
     version: ServerVersion,
+    clock: Clock,
     /// The command whose answer has not been read to its end.
     running: Option<String>,
 }
@@ -137,6 +138,7 @@ impl ReplicationSession {
         Ok(Self {
             wire,
             version,
+            clock: env.clock(),
             running: None,
         })
     }
@@ -171,6 +173,17 @@ impl ReplicationSession {
         let doing = format!("SHOW {setting}");
         let row = Fields(self.row(&doing, &format!("SHOW {}", quoted_name(setting))).await?);
         row.text(0).ok_or_else(|| self.protocol(&doing, "no value"))
+    }
+
+    /// Whether the server is in recovery: a standby, or one that has not been promoted yet. A server of 13 on which
+    /// every transaction is read-only by default (`default_transaction_read_only`) counts as none.
+    pub async fn is_in_recovery(&mut self) -> Result<bool, ReplicationError> {
+        if self.version.major.number() >= 14 {
+            return Ok(self.show("in_hot_standby").await? == "on");
+        }
+        // 13 does not tell directly; in recovery every transaction is read-only, whatever the default.
+        let read_only = self.show("transaction_read_only").await? == "on";
+        Ok(read_only && self.show("default_transaction_read_only").await? == "off")
     }
 
     /// The size of the cluster's WAL segments.
@@ -281,6 +294,11 @@ impl ReplicationSession {
     /// The messages, for a command with more than rows to its answer.
     pub(super) fn wire(&mut self) -> &mut Wire {
         &mut self.wire
+    }
+
+    /// The clock that was given when the connection was made.
+    pub(super) fn clock(&self) -> Clock {
+        self.clock
     }
 
     /// Says what failed during the running command.

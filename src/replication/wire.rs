@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use postgres_protocol::message::frontend;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::ServerError;
 use super::message::{Backend, FrameError, Framer, Row};
@@ -106,6 +108,11 @@ impl Wire {
         self.framer.logged_in();
     }
 
+    /// What comes is WAL, or may be: long messages, and many.
+    pub(super) fn expect_wal(&mut self) {
+        self.framer.expect_wal();
+    }
+
     /// Sends these bytes.
     pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         let sent = async {
@@ -118,6 +125,11 @@ impl Wire {
     /// The next message that is not told in passing (settings, keys, warnings). Cancel-safe: bytes that
     /// have arrived stay in the buffer.
     pub(super) async fn receive(&mut self) -> Result<Backend, WireError> {
+        std::future::poll_fn(|context| self.poll_receive(context)).await
+    }
+
+    /// As [`Self::receive`], for who also has something to send meanwhile.
+    pub(super) fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<Backend, WireError>> {
         loop {
             while let Some(message) = self.framer.next()? {
                 match message {
@@ -133,15 +145,27 @@ impl Wire {
                         }
                     }
                     Backend::Ignored => {}
-                    message => return Ok(message),
+                    message => return Poll::Ready(Ok(message)),
                 }
             }
-            match self.socket.read_buf(self.framer.buffer()).await {
-                Ok(0) => return Err(WireError::Lost(None)),
+            // Reading keeps no state of its own, so a future may be made for each try.
+            let read = pin!(self.socket.read_buf(self.framer.buffer()));
+            match ready!(read.poll(context)) {
+                Ok(0) => return Poll::Ready(Err(WireError::Lost(None))),
                 Ok(_) => {}
-                Err(error) => return Err(WireError::Lost(Some(error))),
+                Err(error) => return Poll::Ready(Err(WireError::Lost(Some(error)))),
             }
         }
+    }
+
+    /// Sends the first of these bytes, as many as can be taken now.
+    pub(super) fn poll_send(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(context, bytes)
+    }
+
+    /// Has what was sent so far leave this process.
+    pub(super) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(context)
     }
 
     /// Sends a query or replication command. Its answers are the caller's to receive.

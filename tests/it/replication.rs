@@ -3,6 +3,7 @@
 mod backup;
 mod certificates;
 mod login;
+mod stream;
 mod tls;
 
 use std::fs;
