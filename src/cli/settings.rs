@@ -117,6 +117,12 @@ pub const KEYS: &[Key] = &[
         "5min",
         "how long a backup waits for its last WAL to arrive",
     ),
+    key(
+        "status_file",
+        "PGP_STATUS_FILE",
+        "",
+        "where a receiver keeps its status: unless set, a file of this machine's run-time state",
+    ),
     key("s3.access_key_id", "AWS_ACCESS_KEY_ID", "", "S3: the key's name"),
     secret(
         "s3.secret_access_key",

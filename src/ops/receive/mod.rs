@@ -3,3 +3,4 @@
 
 pub mod risk;
 pub mod spool;
+pub mod status;
