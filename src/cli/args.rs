@@ -75,6 +75,11 @@ pub enum Command {
         after_help = "Example:\n  pgp-pitr backup --repo s3://backups/pg -d 'host=db1 user=backup' --label nightly"
     )]
     Backup(BackupArgs),
+    /// Stream WAL from the server into the repository until told to stop
+    #[command(
+        after_help = "Example:\n  pgp-pitr receive --repo s3://backups/pg -d 'host=db1 user=backup' --slot pgp --create-slot"
+    )]
+    Receive(ReceiveArgs),
     /// List clusters, backups, WAL, gaps and the windows that can be restored
     #[command(after_help = "Example:\n  pgp-pitr list --repo s3://backups/pg")]
     List(ListArgs),
@@ -160,6 +165,56 @@ pub struct BackupArgs {
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `receive`.
+#[derive(Debug, Args)]
+pub struct ReceiveArgs {
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// The physical replication slot to stream from
+    #[arg(long, value_name = "NAME")]
+    pub slot: Option<String>,
+    /// Make the slot where it is missing
+    #[arg(long)]
+    pub create_slot: bool,
+    /// Store each piece at once: commits wait for it where synchronous_standby_names says so
+    #[arg(long)]
+    pub synchronous: bool,
+    /// How long received WAL may wait before it is stored [default: 1s]
+    #[arg(long, value_name = "DURATION")]
+    pub tail_interval: Option<String>,
+    /// How often the server is told where the receiver is [default: 10s]
+    #[arg(long, value_name = "DURATION")]
+    pub status_interval: Option<String>,
+    /// A folder that takes WAL while the repository can't be written to
+    #[arg(long, value_name = "DIR")]
+    pub spool: Option<String>,
+    /// How much the spool may hold [default: 1GB]
+    #[arg(long, value_name = "SIZE")]
+    pub spool_limit: Option<String>,
+    /// What the server is told to be durable: store or spool [default: store]
+    #[arg(long, value_name = "WHERE")]
+    pub durable: Option<String>,
+    /// Receive from this cluster only, by its system identifier
+    #[arg(long, value_name = "SYSID")]
+    pub cluster: Option<String>,
+    /// Tell how the receiver with this slot is, and do nothing else
+    #[arg(long)]
+    pub status: bool,
+    /// Where the receiver tells how it is [default: a file in the user's runtime folder]
+    #[arg(long, value_name = "PATH")]
+    pub status_file: Option<String>,
+    /// With --status: answer in JSON
+    #[arg(long, requires = "status")]
+    pub json: bool,
+    /// Stop once the WAL up to this LSN (or all that there is: now) is stored
+    #[arg(long, value_name = "LSN|now")]
+    pub until: Option<String>,
+    /// zstd's level, 1 to 19
+    #[arg(long, value_name = "LEVEL")]
+    pub compression_level: Option<String>,
 }
 
 /// `list`.
@@ -420,6 +475,24 @@ impl Command {
                     ("wal_timeout", &args.wal_timeout),
                     ("compression_level", &args.compression_level),
                     ("jobs", &args.jobs),
+                ]));
+                flags
+            }
+            Self::Receive(args) => {
+                let mut flags = server(&args.server);
+                let set = |on: bool| on.then(|| "true".to_owned());
+                flags.extend(given([
+                    ("slot", &args.slot),
+                    ("create_slot", &set(args.create_slot)),
+                    ("synchronous", &set(args.synchronous)),
+                    ("tail_interval", &args.tail_interval),
+                    ("status_interval", &args.status_interval),
+                    ("spool", &args.spool),
+                    ("spool_limit", &args.spool_limit),
+                    ("durable", &args.durable),
+                    ("cluster", &args.cluster),
+                    ("status_file", &args.status_file),
+                    ("compression_level", &args.compression_level),
                 ]));
                 flags
             }

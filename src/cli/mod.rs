@@ -7,6 +7,7 @@ mod find;
 mod list;
 mod pitr;
 mod progress;
+mod receive;
 pub mod receive_status;
 pub mod report;
 mod restore;

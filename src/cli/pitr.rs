@@ -49,6 +49,7 @@ fn run(args: &PitrArgs) -> Result<(), Failure> {
         Command::Find(args) => session.find(args),
         Command::List(args) => session.list(args),
         Command::Plan(args) => session.plan_or_restore(args, false),
+        Command::Receive(args) => session.receive(args),
         Command::Restore(args) => session.plan_or_restore(args, !args.dry_run),
         Command::Show(args) => session.show(args),
         Command::Watch(args) => session.watch(args),

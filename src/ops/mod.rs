@@ -5,6 +5,7 @@ pub mod backup;
 pub mod check;
 pub mod fetch;
 pub mod find;
+mod history;
 pub mod init;
 pub mod inventory;
 pub mod list;

@@ -13,6 +13,10 @@ impl SqlState {
     pub const DUPLICATE_OBJECT: Self = Self(*b"42710");
     /// The thing (a slot, for example) does not exist.
     pub const UNDEFINED_OBJECT: Self = Self(*b"42704");
+    /// A slot that another connection uses.
+    pub const OBJECT_IN_USE: Self = Self(*b"55006");
+    /// A slot of another kind, or one that was given up.
+    pub const OBJECT_NOT_IN_PREREQUISITE_STATE: Self = Self(*b"55000");
     /// A file does not exist; a timeline's history, for example.
     pub const UNDEFINED_FILE: Self = Self(*b"58P01");
     /// The role may not do this.

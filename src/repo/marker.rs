@@ -77,6 +77,24 @@ impl Repository {
         Ok((created, Self::open(store).await?))
     }
 
+    /// Whether the folder that it lies in is still that one: what was unmounted since must not quietly become a new
+    /// repository. Of a bucket nothing is asked: it does not go unnoticed.
+    ///
+    /// # Errors
+    /// The folder holds no marker.
+    pub async fn is_mounted(&self) -> Result<(), RepoError> {
+        let Some(marker) = self.store.file(&names::marker()) else {
+            return Ok(());
+        };
+        let there = tokio::task::spawn_blocking(move || marker.exists()).await;
+        match there {
+            Ok(true) => Ok(()),
+            _ => Err(RepoError::NoRepository {
+                url: self.store.url().to_string(),
+            }),
+        }
+    }
+
     /// The store it lies in.
     pub fn store(&self) -> &Store {
         &self.store

@@ -244,7 +244,7 @@ impl Packing {
                 let file = staged.file();
                 let written = file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&frame));
                 written.map_err(|error| Broken::Write(error).of(&head))?;
-                Ready::File(staged)
+                Ready::File(Some(staged))
             }
             Place::Memory { mut full, last } => {
                 full.push(last.freeze());
@@ -288,11 +288,23 @@ pub struct PackedWal {
 }
 
 enum Ready {
-    File(Box<disk::Staged>),
+    /// Until it was tried once.
+    File(Option<Box<disk::Staged>>),
     Memory(PutPayload),
 }
 
 impl PackedWal {
+    /// Which file it is.
+    pub const fn file(&self) -> WalFileName {
+        self.head.file
+    }
+
+    /// Whether it is held in memory, so that a store that failed can be asked again. A file whose fsync failed must not
+    /// be believed a second time.
+    pub const fn is_in_memory(&self) -> bool {
+        matches!(self.ready, Ready::Memory(_))
+    }
+
     /// Size of the object in bytes.
     pub fn stored_bytes(&self) -> u64 {
         IDENTITY_FRAME as u64 + self.identity.stored_len
@@ -304,21 +316,21 @@ impl PackedWal {
     /// that the server will hand over again.
     ///
     /// # Errors
-    /// Other content under the same name; the store.
-    pub async fn store(self, repository: &Repository) -> Result<Stored, RepoError> {
+    /// Other content under the same name; the store; a second try of what is not in memory.
+    pub async fn store(&mut self, repository: &Repository) -> Result<Stored, RepoError> {
         let store = repository.store();
         let name = names::wal_file(self.head.system, self.head.file);
         if let Some(doubt) = &self.doubt {
             doubt.keep(repository, self.head.system).await?;
         }
-        let created = match self.ready {
+        let created = match &mut self.ready {
             Ready::File(staged) => {
                 let root = store.folder().map(PathBuf::from).unwrap_or_default();
-                staged
-                    .create(&root)
-                    .map_err(|error| create_error(store, &name, error))?
+                let again = || io::Error::other("it was tried before and failed");
+                let created = staged.take().ok_or_else(again).and_then(|staged| staged.create(&root));
+                created.map_err(|error| create_error(store, &name, error))?
             }
-            Ready::Memory(payload) => create(store, &name, payload).await?,
+            Ready::Memory(payload) => create(store, &name, payload.clone()).await?,
         };
         let pushed = match created {
             Created::New => Pushed::New,
@@ -334,7 +346,7 @@ impl PackedWal {
         };
         Ok(Stored {
             pushed,
-            doubt: self.doubt,
+            doubt: self.doubt.clone(),
         })
     }
 }

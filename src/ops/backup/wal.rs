@@ -7,9 +7,10 @@ use tokio::time::Instant;
 use super::guard::Archiver;
 use super::{BackupError, Options, Progress, Server};
 use crate::error::Failure;
+use crate::ops::history;
 use crate::pg::{SegmentName, SegmentNumber, WalFileName};
 use crate::replication::{BackupEnd, ReplicationSession};
-use crate::repo::{self, Repository, WalSource};
+use crate::repo::{self, Repository};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -32,7 +33,8 @@ pub(super) async fn wait(
     let mut next = SegmentNumber::holding(start.lsn, size);
     let last = SegmentNumber::ending(end.lsn, size);
     let mut pause = FIRST_PAUSE;
-    store_history(repository, session, server, start).await?;
+    // A server archives it only once, at the promotion, perhaps long before it knew this repository.
+    history::store(repository, session, &server.cluster, start.timeline).await?;
     while next <= last {
         let segment = next.name(end.timeline, size);
         if is_there(repository, server, segment).await? {
@@ -60,28 +62,6 @@ async fn is_there(repository: &Repository, server: &Server, segment: SegmentName
     Ok(repo::identity(repository.store(), server.cluster.system, file)
         .await?
         .is_some())
-}
-
-/// The history of the backup's timeline: a restore needs it, and a server archives it only once, at
-/// the promotion, perhaps long before it knew this repository.
-async fn store_history(
-    repository: &Repository,
-    session: &mut ReplicationSession,
-    server: &Server,
-    start: &BackupEnd,
-) -> Result<(), Failure> {
-    let file = WalFileName::History(start.timeline);
-    let system = server.cluster.system;
-    if start.timeline == crate::pg::Timeline::FIRST || repo::identity(repository.store(), system, file).await?.is_some()
-    {
-        return Ok(());
-    }
-    let Some(history) = session.timeline_history(start.timeline).await? else {
-        return Ok(());
-    };
-    let source = WalSource::of_text(&server.cluster, file, history, repository.store().env().now());
-    repo::push(repository, &source, super::LEVEL, None).await?;
-    Ok(())
 }
 
 async fn why(server: &Server) -> String {

@@ -1,0 +1,236 @@
+//! How a receiver is: for its log, and for scripts.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use tokio::task::JoinHandle;
+use tokio::time::{Duration, Instant};
+
+use super::cutter::Pace;
+use super::risk::{Received, Risk};
+use super::server::{Known, Server, slot_facts};
+use super::status::{Gap, LastError, State, Status, StatusFile};
+use super::writer::{Trouble, Writer};
+use super::{Options, ReceiveError};
+use crate::env::Env;
+use crate::error::Failure;
+use crate::pg::conninfo::ConnInfo;
+use crate::pg::{Lsn, Timeline};
+use crate::replication::SlotName;
+
+/// How often the server is asked about the slot.
+const SLOT_EVERY: Duration = Duration::from_secs(30);
+/// Data at risk for longer than this is told in the log.
+const AT_RISK: Duration = Duration::from_secs(10);
+/// How often it is told again.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+
+/// What a receiver tells of itself.
+pub(super) struct Monitor {
+    status: Status,
+    file: Option<StatusFile>,
+    risk: Option<Risk>,
+    env: Arc<Env>,
+    slot: SlotName,
+    info: ConnInfo,
+    asking: Option<JoinHandle<Known>>,
+    asked_at: Option<Instant>,
+    told_at: Option<Instant>,
+    failing: bool,
+}
+
+impl Monitor {
+    pub(super) fn new(options: &Options, info: &ConnInfo, env: &Arc<Env>) -> Self {
+        let status = Status::new(options.slot.as_str(), options.pace == Pace::Synchronous, env.now());
+        let file = options.status_file.as_deref().and_then(|path| match StatusFile::open(path) {
+            Ok(Some(file)) => Some(file),
+            Ok(None) => {
+                tracing::warn!(path = %path.display(), "another receiver tells its status there: this one tells none");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "no status is told");
+                None
+            }
+        });
+        let mut monitor = Self {
+            status,
+            file,
+            risk: None,
+            env: env.clone(),
+            slot: options.slot.clone(),
+            info: info.clone(),
+            asking: None,
+            asked_at: None,
+            told_at: None,
+            failing: false,
+        };
+        monitor.tell();
+        monitor
+    }
+
+    /// A server was connected to.
+    pub(super) fn connected(&mut self, server: &Server) {
+        self.status.server = Some(server.name.clone());
+        self.status.system_identifier = Some(server.cluster.system);
+        self.status.server_lsn = Some(server.offer.end);
+        self.asked_at = None;
+    }
+
+    /// A stream begins: everything before `durable` is.
+    pub(super) fn streaming(&mut self, timeline: Timeline, durable: Lsn) {
+        self.failing = false;
+        self.status.timeline = Some(timeline);
+        self.risk.get_or_insert_with(|| Risk::new(timeline, durable));
+    }
+
+    /// The server has WAL up to here.
+    pub(super) fn server(&mut self, end: Lsn, sent_at: DateTime<Utc>) {
+        self.status.server_lsn = Some(end);
+        let now = self.env.now();
+        if let Some(risk) = &mut self.risk {
+            risk.server(end, sent_at, now);
+        }
+    }
+
+    /// Bytes came.
+    pub(super) fn received(&mut self, bytes: u64) {
+        self.status.bytes_received += bytes;
+    }
+
+    /// Takes in what the writer has done.
+    pub(super) fn observe(&mut self, timeline: Timeline, writer: &mut Writer) {
+        let Some(risk) = &mut self.risk else { return };
+        for took in writer.took.drain(..) {
+            risk.received(Received {
+                timeline,
+                to: took.to,
+                commits: took.commits,
+            });
+        }
+        if let Some(durable) = writer.durable() {
+            risk.durable(timeline, durable);
+        }
+        let written = std::mem::take(&mut writer.written);
+        self.status.segments += written.segments;
+        self.status.pieces += written.pieces;
+        self.status.bytes_stored += written.stored_bytes;
+        self.status.received_lsn = Some(writer.received());
+        self.status.durable_lsn = writer.durable().or(self.status.durable_lsn);
+    }
+
+    /// From time to time, while a stream runs.
+    pub(super) async fn tick(&mut self, trouble: &Trouble, catching_up: bool) {
+        self.ask_for_slot().await;
+        let trouble = trouble.now();
+        self.status.state = match (&trouble, catching_up) {
+            (Some(_), _) => State::StoreUnavailable,
+            (None, true) => State::CatchingUp,
+            (None, false) => State::Streaming,
+        };
+        if let Some(message) = &trouble {
+            self.note(message.clone());
+        }
+        self.status.detail = trouble;
+        self.warn();
+        self.tell();
+    }
+
+    /// WAL is lost.
+    pub(super) fn gap(&mut self, gap: Gap) {
+        self.status.add_gap(gap);
+        self.status.state = State::Gap;
+        self.tell();
+    }
+
+    /// A connection failed, and is made anew.
+    pub(super) fn failed(&mut self, failure: &Failure) {
+        self.status.reconnects += 1;
+        self.status.state = match failure.downcast_ref::<ReceiveError>() {
+            Some(ReceiveError::SlotInUse { .. } | ReceiveError::NoSlot { .. }) => State::WaitingForSlot,
+            _ if failure.downcast_ref::<crate::repo::RepoError>().is_some() => State::StoreUnavailable,
+            _ => State::ServerUnavailable,
+        };
+        let message = failure.to_string();
+        // Each cause once, however often it is met.
+        if !self.failing || self.status.detail.as_ref() != Some(&message) {
+            tracing::warn!(error = %message, hint = failure.hint(), "trying again");
+        }
+        self.failing = true;
+        self.status.detail = Some(message.clone());
+        self.note(message);
+        self.tell();
+    }
+
+    /// It is told to stop.
+    pub(super) fn stopping(&mut self) {
+        self.status.state = State::Stopping;
+        self.tell();
+    }
+
+    /// It has ended.
+    pub(super) fn ended(&mut self, how: &Result<(), Failure>) {
+        match how {
+            Ok(()) => {
+                self.status.state = State::Stopped;
+                self.status.detail = None;
+                tracing::info!(durable = ?self.status.durable_lsn, "stopped");
+            }
+            Err(failure) => {
+                self.status.state = State::Failed;
+                self.status.detail = Some(failure.to_string());
+                self.note(failure.to_string());
+            }
+        }
+        self.tell();
+    }
+
+    /// Asks the server about the slot, beside the stream.
+    async fn ask_for_slot(&mut self) {
+        if self.asking.as_ref().is_some_and(JoinHandle::is_finished)
+            && let Some(asking) = self.asking.take()
+            && let Ok(Known::Slot(facts)) = asking.await
+        {
+            self.status.slot_bytes_left = facts.bytes_left;
+            self.status.slot_wal_status = facts.wal_status;
+        }
+        if self.asking.is_none() && self.asked_at.is_none_or(|at| at.elapsed() >= SLOT_EVERY) {
+            self.asked_at = Some(Instant::now());
+            let (info, env, slot) = (self.info.clone(), self.env.clone(), self.slot.clone());
+            self.asking = Some(tokio::spawn(async move { slot_facts(&info, &env, &slot).await }));
+        }
+    }
+
+    /// Tells of data at risk, and of a slot that is about to be lost (rule 10).
+    fn warn(&mut self) {
+        let Some(risk) = &self.risk else { return };
+        let lag = risk.lag(self.env.now());
+        self.status.set_lag(lag);
+        let at_risk = lag.data_at_risk > AT_RISK || self.status.slot_wal_status.as_deref() == Some("unreserved");
+        if at_risk && self.told_at.is_none_or(|at| at.elapsed() > TELL_AGAIN) {
+            self.told_at = Some(Instant::now());
+            tracing::warn!(
+                lag_bytes = lag.bytes,
+                data_at_risk_seconds = lag.data_at_risk.as_secs_f64(),
+                slot_bytes_left = self.status.slot_bytes_left,
+                slot_wal_status = self.status.slot_wal_status,
+                "commits are not durable in the repository yet"
+            );
+        }
+    }
+
+    fn note(&mut self, message: String) {
+        self.status.last_error = Some(LastError {
+            at: self.env.now(),
+            message,
+        });
+    }
+
+    fn tell(&mut self) {
+        if let Some(file) = &mut self.file
+            && let Err(error) = file.tell(&self.status, &self.env)
+        {
+            tracing::debug!(error = %error, "the status could not be told");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! From the server to the writer, and what is durable back to the server.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::cutter::Pace;
+use super::writer::Writer;
+use super::{ReceiveError, Receiver};
+use crate::error::Failure;
+use crate::pg::Lsn;
+use crate::replication::{NextTimeline, StandbyStatus, StreamEvent, WalStream};
+
+/// How often the clock is looked at.
+const TICK: Duration = Duration::from_millis(500);
+/// A server that was silent for so long is asked whether it lives …
+const ASK_AFTER: Duration = Duration::from_secs(20);
+/// … and is given up after so long.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
+/// How long storing what was received may take at a stop. A supervisor kills after ten seconds or more.
+const DRAIN_WITHIN: Duration = Duration::from_secs(8);
+
+/// How a stream ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// We were told to stop, or have come to where we should; everything received is durable.
+    Stopped,
+    /// The timeline ends; everything of it is durable.
+    TimelineEnd(NextTimeline),
+}
+
+/// What the server was told, and when it was last heard of.
+struct Talk {
+    reported: Option<StandbyStatus>,
+    reported_at: Instant,
+    heard_at: Instant,
+    asked: bool,
+}
+
+impl Receiver {
+    /// Streams until the timeline ends, or until we should stop. Where the connection breaks, what was received is
+    /// made durable first: it may be the only copy.
+    pub(super) async fn stream(&mut self, stream: &mut WalStream, writer: &mut Writer) -> Result<Ended, Failure> {
+        let mut talk = Talk {
+            reported: None,
+            reported_at: Instant::now(),
+            heard_at: Instant::now(),
+            asked: false,
+        };
+        let carried = self.carry(stream, writer, &mut talk).await;
+        match carried {
+            Ok(None) => {
+                self.monitor.stopping();
+                let drained = timeout(DRAIN_WITHIN, self.drain(stream, writer, &mut talk)).await;
+                match drained {
+                    Ok(drained) => drained?,
+                    Err(_) => return Err(undrained(writer)),
+                }
+                Ok(Ended::Stopped)
+            }
+            Ok(Some(next)) => {
+                self.drain(stream, writer, &mut talk).await?;
+                Ok(Ended::TimelineEnd(next))
+            }
+            Err(Broken::Connection(failure)) => {
+                self.keep_what_came(writer).await?;
+                Err(failure)
+            }
+            Err(Broken::Writing(failure)) => Err(failure),
+        }
+    }
+
+    async fn carry(
+        &mut self,
+        stream: &mut WalStream,
+        writer: &mut Writer,
+        talk: &mut Talk,
+    ) -> Result<Option<NextTimeline>, Broken> {
+        let timeline = writer.timeline();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let room = writer.has_room();
+            let mut wanted = false;
+            tokio::select! {
+                () = self.stop.cancelled() => return Ok(None),
+                event = stream.next(), if room => {
+                    talk.heard_at = Instant::now();
+                    talk.asked = false;
+                    match event.map_err(|error| Broken::Connection(error.into()))? {
+                        StreamEvent::Wal { bytes, server_end, sent_at, .. } => {
+                            writer.server_has(server_end);
+                            self.monitor.server(server_end, sent_at);
+                            self.monitor.received(bytes.len() as u64);
+                            writer.take(bytes).map_err(Broken::Writing)?;
+                        }
+                        StreamEvent::Keepalive { server_end, reply, sent_at } => {
+                            writer.server_has(server_end);
+                            self.monitor.server(server_end, sent_at);
+                            wanted = reply;
+                        }
+                        StreamEvent::TimelineEnd(next) => return Ok(Some(next)),
+                    }
+                }
+                progress = writer.progress() => progress.map_err(Broken::Writing)?,
+                _ = tick.tick() => self.monitor.tick(&self.trouble, writer.is_catching_up()).await,
+            }
+            self.monitor.observe(timeline, writer);
+            self.talk(stream, writer, talk, wanted, room)
+                .await
+                .map_err(Broken::Connection)?;
+            if self.until.is_some_and(|until| writer.durable() >= Some(until)) {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Tells the server what it should know by now.
+    async fn talk(
+        &self,
+        stream: &mut WalStream,
+        writer: &Writer,
+        talk: &mut Talk,
+        wanted: bool,
+        reading: bool,
+    ) -> Result<(), Failure> {
+        let silent = talk.heard_at.elapsed();
+        // While we do not read, its silence is ours.
+        let ask = reading && silent > ASK_AFTER && !talk.asked;
+        if reading && silent > GIVE_UP_AFTER {
+            return Err(ReceiveError::Silent {
+                server: stream.address().to_string(),
+                seconds: silent.as_secs(),
+            }
+            .into());
+        }
+        let mut status = self.status(writer);
+        let news = talk.reported.is_none_or(|reported| reported.flushed != status.flushed);
+        if !(news || wanted || ask || talk.reported_at.elapsed() >= self.options.status_interval) {
+            return Ok(());
+        }
+        talk.reported = Some(status);
+        talk.reported_at = Instant::now();
+        talk.asked |= ask;
+        status.reply = ask;
+        Ok(stream.report(&status).await?)
+    }
+
+    /// Only durable bytes are flushed bytes (rule 1). Where commits wait for us, none of the three positions tells more:
+    /// `remote_write` waits for durability as well, and `remote_apply` for nothing longer.
+    fn status(&self, writer: &Writer) -> StandbyStatus {
+        let durable = writer.durable().unwrap_or(Lsn::ZERO);
+        let written = match self.options.pace {
+            Pace::Synchronous => durable,
+            Pace::Interval(_) => writer.received(),
+        };
+        StandbyStatus {
+            written,
+            flushed: durable,
+            applied: durable,
+            reply: false,
+        }
+    }
+
+    /// Makes everything durable that was received, and tells the server.
+    async fn drain(&mut self, stream: &mut WalStream, writer: &mut Writer, talk: &mut Talk) -> Result<(), Failure> {
+        writer.cut_all();
+        while !writer.is_drained() && writer.durable().is_some() {
+            writer.progress().await?;
+            self.monitor.observe(writer.timeline(), writer);
+            // A connection that breaks meanwhile changes nothing.
+            let _ = self.talk(stream, writer, talk, false, false).await;
+        }
+        let _ = self.talk(stream, writer, talk, true, false).await;
+        Ok(())
+    }
+
+    /// The connection is gone: what came over it is stored, however long that takes, unless we are told to stop.
+    async fn keep_what_came(&mut self, writer: &mut Writer) -> Result<(), Failure> {
+        writer.cut_all();
+        let stop = self.stop.clone();
+        let patience = async {
+            stop.cancelled().await;
+            tokio::time::sleep(DRAIN_WITHIN).await;
+        };
+        let keep = async {
+            while !writer.is_drained() && writer.durable().is_some() {
+                writer.progress().await?;
+                self.monitor.observe(writer.timeline(), writer);
+            }
+            Ok(())
+        };
+        tokio::select! {
+            kept = keep => return kept,
+            () = patience => {}
+        }
+        Err(undrained(writer))
+    }
+}
+
+/// Which end of it broke.
+enum Broken {
+    Connection(Failure),
+    Writing(Failure),
+}
+
+fn undrained(writer: &Writer) -> Failure {
+    ReceiveError::Undrained {
+        durable: writer.durable().unwrap_or(Lsn::ZERO),
+        received: writer.received(),
+    }
+    .into()
+}
