@@ -375,3 +375,6 @@ impl WalStream {
         ReplicationError::Server { at, doing, source }
     }
 }
+
+#[cfg(test)]
+mod tests;

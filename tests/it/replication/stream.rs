@@ -1,5 +1,8 @@
 //! WAL streams from real servers, held against the server's own files.
 
+mod record;
+mod scripted;
+
 use std::fs;
 use std::time::Duration;
 
@@ -219,7 +222,7 @@ async fn a_promotion_ends_the_timeline_and_the_session_goes_on_with_the_next() {
         stream.finish().await.unwrap();
 
         // Long after the switch, from before it.
-        let mut stream = streaming(super::stream::session(&standby).await, &start(1, from)).await;
+        let mut stream = streaming(self::session(&standby).await, &start(1, from)).await;
         let (wal, same) = wal_of_the_rest(&mut stream).await;
         assert_eq!(same, followed_by);
         assert!(wal == in_files(&standby, 1, from, followed_by.from), "{major:?}");
