@@ -209,6 +209,12 @@ pub struct ReceiveArgs {
     /// With --status: answer in JSON
     #[arg(long, requires = "status")]
     pub json: bool,
+    /// How the log on standard error is written: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// What it tells: error, warn, info or debug [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
     /// Stop once the WAL up to this LSN (or all that there is: now) is stored
     #[arg(long, value_name = "LSN|now")]
     pub until: Option<String>,
@@ -492,6 +498,8 @@ impl Command {
                     ("durable", &args.durable),
                     ("cluster", &args.cluster),
                     ("status_file", &args.status_file),
+                    ("log_format", &args.log_format),
+                    ("log_level", &args.log_level),
                     ("compression_level", &args.compression_level),
                 ]));
                 flags

@@ -5,6 +5,7 @@ mod backup;
 mod check;
 mod find;
 mod list;
+pub mod log;
 mod pitr;
 mod progress;
 mod receive;

@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 use super::args::ReceiveArgs;
 use super::pitr::{PROGRAM, Session};
 use super::receive_status::{receive_status, status_file};
-use super::report;
 use super::run::{block_on, open_store};
 use super::settings::SettingsError;
+use super::{log, report};
 use crate::error::{Class, Explain, Failure};
 use crate::ops;
 use crate::ops::receive::{self, Options, Pace, Until};
@@ -49,6 +49,7 @@ impl Session {
         if args.status {
             return receive_status(&self.settings, &self.env, args.json);
         }
+        log::begin(&self.settings)?;
         let options = self.receive_options(args)?;
         let info = self.server()?;
         let store = open_store(PROGRAM, &self.settings, &self.env)?;

@@ -165,6 +165,18 @@ pub const KEYS: &[Key] = &[
         "",
         "where a receiver keeps its status: unless set, a file of this machine's run-time state",
     ),
+    key(
+        "log_format",
+        "PGP_LOG_FORMAT",
+        "text",
+        "how a receiver's log is written: text or json",
+    ),
+    key(
+        "log_level",
+        "PGP_LOG_LEVEL",
+        "info",
+        "what a receiver's log tells: error, warn, info or debug",
+    ),
     key("s3.access_key_id", "AWS_ACCESS_KEY_ID", "", "S3: the key's name"),
     secret(
         "s3.secret_access_key",

@@ -98,6 +98,24 @@ impl State {
         }
     }
 
+    /// The same for the log.
+    const fn meaning(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Streaming => "all that the server has is stored as it comes",
+            Self::CatchingUp => "catching up with the server",
+            Self::StoreUnavailable => "the store does not take WAL; the server keeps it",
+            Self::Spooling => "the store does not take WAL; it goes into the spool",
+            Self::SpoolFull => "the store does not take WAL, and the spool is full; the server keeps it",
+            Self::ServerUnavailable => "the server can't be reached",
+            Self::WaitingForSlot => "waiting for the slot",
+            Self::Gap => "WAL is missing",
+            Self::Stopping => "told to stop; storing what was received",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+        }
+    }
+
     /// What that means to whoever watches.
     pub const fn health(self) -> Health {
         match self {
@@ -353,10 +371,10 @@ impl StatusFile {
     }
 
     /// Writes the status, if its state has changed or a second has passed. Whoever reads sees the old one or the new
-    /// one, whole.
+    /// one, whole. A change of state is an event in the log as well.
     ///
     /// # Errors
-    /// Whatever the file system says; the old one is untouched then, and the next call tries again.
+    /// Whatever the file system says; the old one is untouched then, and a call a second later tries again.
     pub fn tell(&mut self, status: &Status, env: &Env) -> Result<(), StatusError> {
         let now = env.now();
         let since = |last: &Status| now - last.written_at;
@@ -371,9 +389,12 @@ impl StatusFile {
             written_at: now,
             ..status.clone()
         };
-        self.write(&status, env).map_err(io_error("write", &self.path))?;
+        if self.last.as_ref().is_none_or(|last| last.state != status.state) {
+            log(&status);
+        }
+        let written = self.write(&status, env).map_err(io_error("write", &self.path));
         self.last = Some(status);
-        Ok(())
+        written
     }
 
     fn write(&self, status: &Status, env: &Env) -> io::Result<()> {
@@ -451,6 +472,31 @@ impl Seen {
             Health::Well if self.stalled || !self.status.gaps.is_empty() => Health::Behind,
             health => health,
         }
+    }
+}
+
+/// Tells the log which state was entered. Between two of these events it is the same.
+fn log(status: &Status) {
+    let lsn = |lsn: Option<Lsn>| lsn.map(tracing::field::display);
+    macro_rules! event {
+        ($level:ident) => {
+            tracing::$level!(
+                state = status.state.word(),
+                slot = status.slot,
+                timeline = status.timeline.map(Timeline::number),
+                durable = lsn(status.durable_lsn),
+                received = lsn(status.received_lsn),
+                server_end = lsn(status.server_lsn),
+                detail = status.detail,
+                "{}",
+                status.state.meaning()
+            )
+        };
+    }
+    match status.state.health() {
+        Health::Well | Health::Behind => event!(info),
+        Health::Out if status.state == State::Stopped => event!(info),
+        Health::Out => event!(warn),
     }
 }
 
