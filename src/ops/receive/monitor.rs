@@ -36,6 +36,7 @@ pub(super) struct Monitor {
     asking: Option<JoinHandle<Known>>,
     asked_at: Option<Instant>,
     told_at: Option<Instant>,
+    logged: Option<State>,
     failing: bool,
 }
 
@@ -63,6 +64,7 @@ impl Monitor {
             asking: None,
             asked_at: None,
             told_at: None,
+            logged: None,
             failing: false,
         };
         monitor.tell();
@@ -174,7 +176,6 @@ impl Monitor {
             Ok(()) => {
                 self.status.state = State::Stopped;
                 self.status.detail = None;
-                tracing::info!(durable = ?self.status.durable_lsn, "stopped");
             }
             Err(failure) => {
                 self.status.state = State::Failed;
@@ -227,6 +228,9 @@ impl Monitor {
     }
 
     fn tell(&mut self) {
+        if self.logged.replace(self.status.state) != Some(self.status.state) {
+            self.status.log();
+        }
         if let Some(file) = &mut self.file
             && let Err(error) = file.tell(&self.status, &self.env)
         {

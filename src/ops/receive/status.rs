@@ -268,6 +268,31 @@ impl Status {
         }
     }
 
+    /// Tells the log which state was entered. Between two of these events it is the same.
+    pub fn log(&self) {
+        let lsn = |lsn: Option<Lsn>| lsn.map(tracing::field::display);
+        macro_rules! event {
+            ($level:ident) => {
+                tracing::$level!(
+                    state = self.state.word(),
+                    slot = self.slot,
+                    timeline = self.timeline.map(Timeline::number),
+                    durable = lsn(self.durable_lsn),
+                    received = lsn(self.received_lsn),
+                    server_end = lsn(self.server_lsn),
+                    detail = self.detail,
+                    "{}",
+                    self.state.meaning()
+                )
+            };
+        }
+        match self.state.health() {
+            Health::Well | Health::Behind => event!(info),
+            Health::Out if self.state == State::Stopped => event!(info),
+            Health::Out => event!(warn),
+        }
+    }
+
     /// Whether somebody who waits for changes should know at once.
     fn differs(&self, before: &Self) -> bool {
         self.state != before.state
@@ -371,7 +396,7 @@ impl StatusFile {
     }
 
     /// Writes the status, if its state has changed or a second has passed. Whoever reads sees the old one or the new
-    /// one, whole. A change of state is an event in the log as well.
+    /// one, whole.
     ///
     /// # Errors
     /// Whatever the file system says; the old one is untouched then, and a call a second later tries again.
@@ -389,9 +414,6 @@ impl StatusFile {
             written_at: now,
             ..status.clone()
         };
-        if self.last.as_ref().is_none_or(|last| last.state != status.state) {
-            log(&status);
-        }
         let written = self.write(&status, env).map_err(io_error("write", &self.path));
         self.last = Some(status);
         written
@@ -472,31 +494,6 @@ impl Seen {
             Health::Well if self.stalled || !self.status.gaps.is_empty() => Health::Behind,
             health => health,
         }
-    }
-}
-
-/// Tells the log which state was entered. Between two of these events it is the same.
-fn log(status: &Status) {
-    let lsn = |lsn: Option<Lsn>| lsn.map(tracing::field::display);
-    macro_rules! event {
-        ($level:ident) => {
-            tracing::$level!(
-                state = status.state.word(),
-                slot = status.slot,
-                timeline = status.timeline.map(Timeline::number),
-                durable = lsn(status.durable_lsn),
-                received = lsn(status.received_lsn),
-                server_end = lsn(status.server_lsn),
-                detail = status.detail,
-                "{}",
-                status.state.meaning()
-            )
-        };
-    }
-    match status.state.health() {
-        Health::Well | Health::Behind => event!(info),
-        Health::Out if status.state == State::Stopped => event!(info),
-        Health::Out => event!(warn),
     }
 }
 
