@@ -3,16 +3,28 @@
 use std::collections::BTreeMap;
 
 use crate::pg::{Leg, Lsn, SegmentName, SegmentNumber, SegmentSize, Timeline};
+use crate::repo::tail::Pieced;
+use crate::repo::{Form, SegmentFile};
 
 /// A segment that is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredSegment {
     /// Its number.
     pub number: SegmentNumber,
-    /// Size of its object in bytes; at most 4 GiB, as no segment is larger than 1 GiB.
+    /// Size of its object, or of all its pieces, in bytes; at most 4 GiB, as no segment is larger than 1 GiB.
     pub stored_bytes: u32,
-    /// Whether only the part that a timeline left behind is there.
-    pub partial: bool,
+    /// How it is stored.
+    pub form: Form,
+}
+
+impl StoredSegment {
+    /// Its file on a timeline.
+    pub const fn file(self, timeline: Timeline, size: SegmentSize) -> SegmentFile {
+        SegmentFile {
+            name: self.number.name(timeline, size),
+            form: self.form,
+        }
+    }
 }
 
 /// One timeline's segments.
@@ -20,9 +32,11 @@ pub struct StoredSegment {
 pub struct TimelineWal {
     segments: Vec<StoredSegment>,
     runs: Vec<Run>,
+    /// Segments whose pieces do not reach their end, and where they end instead.
+    short: BTreeMap<SegmentNumber, Lsn>,
 }
 
-/// A stretch of segments without a gap.
+/// A stretch of segments without a gap. One whose pieces do not reach its end is the last of its stretch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
     /// Its first segment.
@@ -47,32 +61,44 @@ impl Coverage {
         }
     }
 
-    /// Adds a segment. A name that no segment of this size has is passed over: pushing checked it,
-    /// and what a stranger put there is not WAL of this cluster.
-    pub fn add(&mut self, name: SegmentName, stored_bytes: u64, partial: bool) {
+    /// Adds a segment that is whole, or the part of one. A name that no segment of this size has is passed over: pushing
+    /// checked it, and what a stranger put there is not WAL of this cluster.
+    pub fn add(&mut self, name: SegmentName, stored_bytes: u64, form: Form) {
         if let Some(number) = name.number(self.size) {
-            let stored_bytes = u32::try_from(stored_bytes).unwrap_or(u32::MAX);
             let segment = StoredSegment {
                 number,
-                stored_bytes,
-                partial,
+                stored_bytes: u32::try_from(stored_bytes).unwrap_or(u32::MAX),
+                form,
             };
-            self.timelines
-                .entry(name.timeline())
-                .or_default()
-                .segments
-                .push(segment);
+            let wal = self.timelines.entry(name.timeline()).or_default();
+            wal.segments.push(segment);
+        }
+    }
+
+    /// Adds a segment in pieces.
+    pub fn add_pieces(&mut self, pieced: &Pieced) {
+        self.add(pieced.name, pieced.stored_bytes, Form::Pieces);
+        if let Some(number) = pieced
+            .name
+            .number(self.size)
+            .filter(|number| pieced.end < number.end(self.size))
+        {
+            let wal = self.timelines.entry(pieced.name.timeline()).or_default();
+            wal.short.insert(number, pieced.end);
         }
     }
 
     /// Puts the segments in order and finds the stretches without gaps; to be called after the last was added. A whole
-    /// segment hides the partial one of the same number.
+    /// segment hides other forms of the same number.
     pub fn sort(&mut self) {
         for wal in self.timelines.values_mut() {
-            wal.segments.sort_by_key(|segment| (segment.number, segment.partial));
+            wal.segments.sort_by_key(|segment| (segment.number, segment.form));
             wal.segments.dedup_by_key(|segment| segment.number);
             wal.segments.shrink_to_fit();
-            wal.runs = runs(&wal.segments);
+            let mut short = std::mem::take(&mut wal.short);
+            short.retain(|number, _| wal.segment(*number).is_some_and(|segment| segment.form == Form::Pieces));
+            wal.short = short;
+            wal.runs = runs(&wal.segments, &wal.short);
         }
     }
 
@@ -93,33 +119,65 @@ impl Coverage {
 
     /// A segment, if it is there.
     pub fn segment(&self, timeline: Timeline, number: SegmentNumber) -> Option<StoredSegment> {
-        let segments = &self.timelines.get(&timeline)?.segments;
-        let at = segments.binary_search_by_key(&number, |segment| segment.number).ok()?;
-        Some(segments[at])
+        self.timelines.get(&timeline)?.segment(number)
     }
 
-    /// The segments that lead along `path` from `from` on, until one is missing, each with the
+    /// Where the WAL of a run on a timeline ends, as far as names tell.
+    pub fn end_of(&self, timeline: Timeline, run: Run) -> Lsn {
+        let short = self.timelines.get(&timeline).and_then(|wal| wal.short.get(&run.last));
+        short.copied().unwrap_or(run.last.end(self.size))
+    }
+
+    /// Where the last run of a timeline ends.
+    pub fn end(&self, timeline: Timeline) -> Option<Lsn> {
+        let last = self.timelines.get(&timeline)?.runs.last()?;
+        Some(self.end_of(timeline, *last))
+    }
+
+    /// The segments that lead along `path` from `from` on, until one is missing or ends early, each with the
     /// timeline whose file a server takes: the newest on the path that has begun by then.
     pub fn along(&self, path: &[Leg], from: Lsn) -> Vec<(Timeline, StoredSegment)> {
         let mut number = SegmentNumber::holding(from, self.size);
         let mut found = Vec::new();
         while let Some(segment) = self.on_path(path, number) {
             found.push(segment);
+            if self.is_short(segment) {
+                break;
+            }
             number = number.next();
         }
         found
+    }
+
+    /// Whether a segment's pieces do not reach its end.
+    pub fn is_short(&self, (timeline, segment): (Timeline, StoredSegment)) -> bool {
+        let wal = self.timelines.get(&timeline);
+        wal.is_some_and(|wal| wal.short.contains_key(&segment.number))
     }
 
     /// The last segment that [`Self::along`] gives, without a walk through all of them: from run to run.
     pub fn end_along(&self, path: &[Leg], from: Lsn) -> Option<SegmentNumber> {
         let mut next = SegmentNumber::holding(from, self.size);
         let mut end = None;
-        // Which timeline's file is taken does not matter here: only whether there is one.
+        // Which timeline's file is taken does not matter here, save where one ends early: only whether there is one.
         while let Some(last) = path.iter().filter_map(|leg| self.reach(leg, next)).max() {
+            let stop = self.short_on(path, next, last);
+            if stop.is_some() {
+                return stop;
+            }
             end = Some(last);
             next = last.next();
         }
         end
+    }
+
+    /// The first segment on a path that ends early, from number `first` to `last`.
+    fn short_on(&self, path: &[Leg], first: SegmentNumber, last: SegmentNumber) -> Option<SegmentNumber> {
+        let wals = self.timelines.values();
+        let short = wals.flat_map(|wal| wal.short.range(first..=last).map(|(number, _)| *number));
+        short
+            .filter(|number| self.on_path(path, *number).is_some_and(|taken| self.is_short(taken)))
+            .min()
     }
 
     /// The segments of [`Self::along`] from number `first` to `last`, those that there are.
@@ -159,6 +217,12 @@ impl TimelineWal {
         &self.segments
     }
 
+    /// A segment, if it is there.
+    fn segment(&self, number: SegmentNumber) -> Option<StoredSegment> {
+        let at = self.segments.binary_search_by_key(&number, |segment| segment.number);
+        at.ok().map(|at| self.segments[at])
+    }
+
     /// Size of their objects in bytes.
     pub fn stored_bytes(&self) -> u64 {
         self.segments
@@ -178,11 +242,13 @@ impl TimelineWal {
     }
 }
 
-fn runs(segments: &[StoredSegment]) -> Vec<Run> {
+fn runs(segments: &[StoredSegment], short: &BTreeMap<SegmentNumber, Lsn>) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for segment in segments {
         match runs.last_mut() {
-            Some(run) if run.last.next() == segment.number => run.last = segment.number,
+            Some(run) if run.last.next() == segment.number && !short.contains_key(&run.last) => {
+                run.last = segment.number;
+            }
             _ => runs.push(Run {
                 first: segment.number,
                 last: segment.number,
@@ -207,10 +273,31 @@ mod tests {
     fn coverage(segments: &[(u32, u64)]) -> Coverage {
         let mut coverage = Coverage::new(SIZE);
         for (on, number) in segments {
-            coverage.add(SegmentNumber::new(*number).name(timeline(*on), SIZE), 1, false);
+            coverage.add(SegmentNumber::new(*number).name(timeline(*on), SIZE), 1, Form::Whole);
         }
         coverage.sort();
         coverage
+    }
+
+    /// Segment `number` of a timeline, of which pieces give so many bytes.
+    fn pieced(on: u32, number: u64, bytes: u64) -> Pieced {
+        Pieced {
+            name: SegmentNumber::new(number).name(timeline(on), SIZE),
+            end: start(number).plus(bytes),
+            stored_bytes: 1,
+        }
+    }
+
+    #[test]
+    fn pieces_that_end_early_end_a_run_and_those_that_do_not_are_as_good_as_whole() {
+        for (bytes, ends) in [(17, vec![start(4).plus(17), start(6)]), (SIZE.bytes(), vec![start(6)])] {
+            let mut coverage = coverage(&[(1, 3), (1, 5)]);
+            coverage.add_pieces(&pieced(1, 4, bytes));
+            coverage.sort();
+            let runs = coverage.timeline(timeline(1)).unwrap().runs();
+            let found: Vec<Lsn> = runs.iter().map(|run| coverage.end_of(timeline(1), *run)).collect();
+            assert_eq!(found, ends);
+        }
     }
 
     fn start(number: u64) -> Lsn {
@@ -276,12 +363,17 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_segment_hides_the_partial_one() {
+    fn a_whole_segment_hides_other_forms() {
         let mut coverage = Coverage::new(SIZE);
         let name = SegmentNumber::new(1).name(timeline(1), SIZE);
-        coverage.add(name, 1, true);
-        coverage.add(name, 2, false);
+        coverage.add(name, 1, Form::Partial);
+        coverage.add_pieces(&pieced(1, 1, 17));
+        coverage.add(name, 2, Form::Whole);
         coverage.sort();
+        assert_eq!(
+            coverage.end_of(timeline(1), coverage.timeline(timeline(1)).unwrap().runs()[0]),
+            start(2)
+        );
         assert_eq!(
             coverage
                 .segment(timeline(1), SegmentNumber::new(1))
@@ -314,12 +406,19 @@ mod tests {
             path in paths(),
             // More are there than not, so that ways are long.
             missing in prop::collection::btree_set((1..5_u32, 0..12_u64), 0..12),
+            in_pieces in prop::collection::btree_map((1..5_u32, 0..12_u64), prop::bool::weighted(0.2), 0..6),
             from in 0..12_u64 << 24,
             first in 0..12_u64,
         ) {
             let all = (1..5).flat_map(|on| (0..12).map(move |number| (on, number)));
-            let there: Vec<_> = all.filter(|segment| !missing.contains(segment)).collect();
-            let coverage = coverage(&there);
+            let there: Vec<_> = all
+                .filter(|segment| !missing.contains(segment) && !in_pieces.contains_key(segment))
+                .collect();
+            let mut coverage = coverage(&there);
+            for ((on, number), full) in &in_pieces {
+                coverage.add_pieces(&pieced(*on, *number, if *full { SIZE.bytes() } else { 5 }));
+            }
+            coverage.sort();
             let walked = coverage.along(&path, Lsn::new(from));
             let end = coverage.end_along(&path, Lsn::new(from));
             prop_assert_eq!(end, walked.last().map(|(_, segment)| segment.number));

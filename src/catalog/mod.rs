@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use futures_util::stream::{self, StreamExt};
 
 use crate::error::{Explain, Failure, on_one_line};
-use crate::pg::{Timeline, TimelineHistory, WalFileName};
+use crate::pg::{SegmentName, Timeline, TimelineHistory, WalFileName};
 use crate::repo::backup::{self, BackupId, BackupRecord};
-use crate::repo::{self, ClusterInfo, Doubt, Fetched, Repository, names};
+use crate::repo::{self, ClusterInfo, Doubt, Fetched, Form, Repository, names, tail};
 use crate::store::Name;
 
 pub use coverage::{Coverage, Run, StoredSegment, TimelineWal};
@@ -81,18 +81,19 @@ impl Catalog {
     async fn read_wal(&mut self, repository: &Repository) -> Result<(), Failure> {
         let store = repository.store();
         let mut folders = store.walk(&names::wal(self.info.system), wal_file);
-        let mut histories = Vec::new();
+        let (mut histories, mut partials) = (Vec::new(), BTreeMap::new());
         while let Some(files) = folders.next().await {
             for (file, size) in files? {
                 match file {
                     WalFileName::History(timeline) => histories.push(timeline),
-                    WalFileName::Segment(name) => self.wal.add(name, size, false),
-                    WalFileName::Partial(name) => self.wal.add(name, size, true),
+                    WalFileName::Segment(name) => self.wal.add(name, size, Form::Whole),
+                    WalFileName::Partial(name) => drop(partials.insert(name, size)),
                     WalFileName::Backup(..) => {}
                 }
             }
         }
         self.wal.sort();
+        self.read_unfinished(repository, partials).await?;
         histories.sort_unstable();
         for timeline in histories {
             let mut text = Vec::new();
@@ -106,6 +107,35 @@ impl Catalog {
                 Err(error) => self.warn(error)?,
             }
         }
+        Ok(())
+    }
+
+    /// Adds the segments that are not whole: of those that are there in two forms, the one that has more.
+    async fn read_unfinished(
+        &mut self,
+        repository: &Repository,
+        mut partials: BTreeMap<SegmentName, u64>,
+    ) -> Result<(), Failure> {
+        let size = self.info.segment_size;
+        let pieces = tail::all_pieces(repository, self.info.system).await?;
+        for pieced in tail::by_segment(&pieces, size) {
+            let name = pieced.name;
+            let number = name.number(size);
+            if number.is_some_and(|number| self.wal.segment(name.timeline(), number).is_some()) {
+                continue;
+            }
+            if partials.contains_key(&name) {
+                match repo::longer(repository, &self.info, name).await? {
+                    Form::Pieces => drop(partials.remove(&name)),
+                    Form::Whole | Form::Partial => continue,
+                }
+            }
+            self.wal.add_pieces(&pieced);
+        }
+        for (name, stored_bytes) in partials {
+            self.wal.add(name, stored_bytes, Form::Partial);
+        }
+        self.wal.sort();
         Ok(())
     }
 

@@ -11,8 +11,8 @@ use crate::error::Failure;
 use crate::ops::list::{self, Listing};
 use crate::pg::SystemId;
 use crate::pg::time::rfc3339;
-use crate::repo::Repository;
 use crate::repo::backup::BackupState;
+use crate::repo::{Form, Repository};
 
 impl Session {
     pub(super) fn list(&self, args: &ListArgs) -> Result<(), Failure> {
@@ -112,11 +112,15 @@ fn describe(listing: &Listing) -> String {
             .map(|at| format!(", last commit {}", rfc3339(at)))
             .unwrap_or_default();
         text.push_str(&format!(
-            "  WAL on timeline {}: {} to {}, {} segments, {}{last}\n",
+            "  WAL on timeline {}: {} to {}, {} segments{}, {}{last}\n",
             wal.timeline,
             wal.start,
             wal.end,
             wal.segments,
+            match wal.last_form {
+                Form::Pieces => " (the last is in pieces)",
+                Form::Whole | Form::Partial => "",
+            },
             size(wal.stored_bytes),
         ));
         for (from, to) in &wal.gaps {

@@ -5,7 +5,7 @@
 //! then told apart by the exit code.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::local;
 use crate::disk::{self, Staged};
 use crate::env::Env;
 use crate::error::{Class, Explain, Failure};
-use crate::pg::{LongHeader, Lsn, PAGE_SIZE, PageHeader, ParseWalNameError, SystemId, WalFileName};
+use crate::pg::{ParseWalNameError, SystemId, WalFileName};
 use crate::repo::{self, ClusterInfo, Fetched, Repository};
 use crate::store::Store;
 
@@ -158,79 +158,33 @@ async fn once(open: &impl Fn() -> Result<Store, Failure>, request: &Request<'_>,
     if repo::fetch(&store, system, request.file, staged.file()).await? == Fetched::Missing {
         // It is an answer only from a repository that is one, seen after the fact.
         let repository = Repository::open(&store).await?;
-        fetch_partial(&repository, system, request.file, staged.file()).await?;
+        fetch_unfinished(&repository, system, request.file, staged.file()).await?;
     }
     Ok(staged.replace().map_err(file_error)?)
 }
 
-/// Where a whole segment is not there, the `.partial` of a timeline that was left serves, as far as
-/// its pages belong to it; the rest is zeros, which end the WAL for PostgreSQL.
-async fn fetch_partial(
+/// Where a whole segment is not there, its pieces or the `.partial` of a timeline that was left serve.
+async fn fetch_unfinished(
     repository: &Repository,
     system: SystemId,
     file: WalFileName,
     sink: &mut File,
 ) -> Result<(), Failure> {
-    let missing = || FetchError::Missing {
-        file,
-        system,
-        repository: repository.store().url().to_string(),
+    let fetched = match file {
+        WalFileName::Segment(segment) => match ClusterInfo::read(repository.store(), system).await? {
+            Some(cluster) => repo::fetch_unfinished(repository, &cluster, segment, sink).await?,
+            None => Fetched::Missing,
+        },
+        _ => Fetched::Missing,
     };
-    let WalFileName::Segment(segment) = file else {
-        return Err(missing().into());
-    };
-    let mut pages = OwnPages {
-        sink,
-        page: Vec::with_capacity(PAGE),
-        next: None,
-        ended: false,
-    };
-    match repo::fetch(repository.store(), system, WalFileName::Partial(segment), &mut pages).await? {
+    match fetched {
         Fetched::Whole => Ok(()),
-        Fetched::Missing => Err(missing().into()),
-    }
-}
-
-const PAGE: usize = PAGE_SIZE as usize;
-
-/// Passes on pages as long as each has the address that follows the one before, and zeros from then
-/// on: a segment that was recycled carries old pages after the end of its WAL.
-struct OwnPages<'a> {
-    sink: &'a mut File,
-    page: Vec<u8>,
-    next: Option<Lsn>,
-    ended: bool,
-}
-
-impl OwnPages<'_> {
-    fn belongs(&mut self) -> bool {
-        let first = LongHeader::parse(&self.page).map(|header| header.page.address);
-        match (self.next, PageHeader::parse(&self.page)) {
-            (Some(next), Ok(header)) if header.address == next => self.next = Some(next.plus(PAGE as u64)),
-            (None, Ok(_)) => self.next = first.ok().map(|address| address.plus(PAGE as u64)),
-            _ => return false,
+        Fetched::Missing => Err(FetchError::Missing {
+            file,
+            system,
+            repository: repository.store().url().to_string(),
         }
-        self.next.is_some()
-    }
-}
-
-impl Write for OwnPages<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let take = bytes.len().min(PAGE - self.page.len());
-        self.page.extend_from_slice(&bytes[..take]);
-        if self.page.len() == PAGE {
-            self.ended = self.ended || !self.belongs();
-            if self.ended {
-                self.page.fill(0);
-            }
-            self.sink.write_all(&self.page)?;
-            self.page.clear();
-        }
-        Ok(take)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.sink.flush()
+        .into()),
     }
 }
 

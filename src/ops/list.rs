@@ -9,7 +9,7 @@ use crate::catalog::{Catalog, Run, StoredSegment};
 use crate::error::Failure;
 use crate::pg::{Leg, Lsn, SegmentNumber, SystemId, Timeline, TimelineHistory, WalFileName};
 use crate::repo::backup::{BackupId, BackupRecord, BackupState};
-use crate::repo::{ClusterInfo, LEAST_WAL_OBJECT, Repository, names};
+use crate::repo::{ClusterInfo, Form, LEAST_WAL_OBJECT, Repository, names};
 
 /// One cluster.
 #[derive(Debug)]
@@ -29,11 +29,13 @@ pub struct TimelineListing {
     pub timeline: Timeline,
     /// Where its first segment begins.
     pub start: Lsn,
-    /// Where its last segment ends.
+    /// Where its last segment ends; where the last whole record does, if that is in pieces.
     pub end: Lsn,
+    /// How its last segment is stored.
+    pub last_form: Form,
     /// How many segments there are.
     pub segments: usize,
-    /// Size of their objects in bytes.
+    /// Size of their objects in bytes, pieces included.
     pub stored_bytes: u64,
     /// Its last commit, where one was found near its end.
     pub last_commit_at: Option<DateTime<Utc>>,
@@ -111,16 +113,26 @@ async fn of_timeline(
         return Ok(None);
     };
     let alone = TimelineHistory::root(timeline).path();
+    let found = edges.end(&alone, *last).await?;
+    let last_form = catalog
+        .wal
+        .segment(timeline, last.last)
+        .map_or(Form::Whole, |segment| segment.form);
+    let end = catalog.wal.end_of(timeline, *last);
     Ok(Some(TimelineListing {
         timeline,
         start: first.first.start(size),
-        end: last.last.end(size),
+        end: match last_form {
+            Form::Pieces => found.lsn.unwrap_or(end),
+            Form::Whole | Form::Partial => end,
+        },
+        last_form,
         segments: stored.segments().len(),
         stored_bytes: stored.stored_bytes(),
-        last_commit_at: edges.end(&alone, *last).await?.latest_commit,
+        last_commit_at: found.latest_commit,
         gaps: runs
             .windows(2)
-            .map(|pair| (pair[0].last.end(size), pair[1].first.start(size)))
+            .map(|pair| (catalog.wal.end_of(timeline, pair[0]), pair[1].first.start(size)))
             .collect(),
     }))
 }
@@ -149,6 +161,7 @@ async fn of_path(
         let Some(last) = end
             .last
             .filter(|last| *last >= SegmentNumber::ending(backup.stop_lsn, size))
+            .filter(|_| end.lsn.is_none_or(|lsn| lsn >= backup.stop_lsn))
         else {
             continue;
         };
@@ -175,8 +188,11 @@ fn stubs(catalog: &Catalog) -> Vec<Stub> {
     let mut stubs = Vec::new();
     for timeline in catalog.wal.timelines() {
         let segments = catalog.wal.timeline(timeline).map_or(&[][..], |wal| wal.segments());
-        let short = |segment: &&StoredSegment| u64::from(segment.stored_bytes) < LEAST_WAL_OBJECT;
-        let file = |segment: &StoredSegment| super::walk::file_of(&catalog.info, (timeline, *segment));
+        let short = |segment: &&StoredSegment| {
+            segment.form != Form::Pieces && u64::from(segment.stored_bytes) < LEAST_WAL_OBJECT
+        };
+        let size = catalog.info.segment_size;
+        let file = |segment: &StoredSegment| segment.file(timeline, size).file();
         stubs.extend(segments.iter().filter(short).map(|segment| (file(segment), *segment)));
     }
     stubs

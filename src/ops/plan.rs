@@ -15,7 +15,7 @@ use crate::plan::recovery::Plan;
 use crate::plan::search::{OnPath, Search, Source, Stretch};
 use crate::repo::backup::BackupRecord;
 use crate::repo::reader::Lacks;
-use crate::repo::{self, ClusterInfo, Fetched, Repository, StoredIndex, Verified, reader};
+use crate::repo::{self, ClusterInfo, Fetched, Repository, SegmentFile, StoredIndex, Verified, reader};
 use crate::wal::index::SegmentIndex;
 use crate::wal::{Event, Xid};
 
@@ -97,9 +97,13 @@ impl Library<'_> {
         &self.catalog.info
     }
 
+    fn file(&self, (timeline, segment): OnPath) -> SegmentFile {
+        segment.file(timeline, self.cluster().segment_size)
+    }
+
     async fn prove(&self, segment: OnPath) -> Result<Verified, Failure> {
-        let file = walk::file_of(self.cluster(), segment);
-        Ok(repo::verify_wal(self.repository, self.cluster().system, file).await?)
+        let file = self.file(segment);
+        Ok(repo::verify_segment(self.repository, self.cluster(), file).await?)
     }
 }
 
@@ -107,7 +111,7 @@ impl Source for Library<'_> {
     type Index = Read;
 
     async fn index(&self, segment: OnPath) -> Result<Option<Read>, Failure> {
-        let file = walk::file_of(self.cluster(), segment);
+        let file = self.file(segment);
         let bytes = segment.1.stored_bytes.into();
         let index = repo::read_index(self.repository, self.cluster(), file, bytes).await?;
         Ok(index.map(Read))
@@ -122,7 +126,7 @@ impl Source for Library<'_> {
     }
 
     async fn whole_transaction(&self, segment: OnPath, part: Xid) -> Result<Option<Xid>, Failure> {
-        let file = walk::file_of(self.cluster(), segment);
+        let file = self.file(segment);
         let indexed = repo::reindex(self.repository, self.cluster(), file, true).await?;
         let holds = |notable: &&crate::wal::index::Notable| notable.subtransactions.contains(&part);
         let notable = indexed.core.notable.iter().find(holds);

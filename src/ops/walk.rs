@@ -4,20 +4,10 @@ use std::io::{self, Write};
 
 use crate::catalog::StoredSegment;
 use crate::error::Failure;
-use crate::pg::{Lsn, Timeline, WalFileName};
+use crate::pg::{Lsn, Timeline};
 use crate::plan::search::Stretch;
 use crate::repo::{self, ClusterInfo, Fetched, RepoError, Repository};
 use crate::wal::{RecoveryEvents, WalLayout, Walked};
-
-/// The WAL file of a segment.
-pub(super) fn file_of(cluster: &ClusterInfo, (timeline, segment): (Timeline, StoredSegment)) -> WalFileName {
-    let name = segment.number.name(timeline, cluster.segment_size);
-    if segment.partial {
-        WalFileName::Partial(name)
-    } else {
-        WalFileName::Segment(name)
-    }
-}
 
 /// What the records tell that begin in these segments, which follow each other, and end at `until` or before.
 pub(super) async fn stretch(
@@ -45,8 +35,8 @@ pub(super) async fn stretch(
     };
     for segment in segments {
         sink.events.allow_timelines_up_to(segment.0);
-        let file = file_of(cluster, *segment);
-        if repo::fetch(repository.store(), cluster.system, file, &mut sink).await? == Fetched::Missing {
+        let file = segment.1.file(segment.0, cluster.segment_size);
+        if repo::fetch_segment(repository, cluster, file, &mut sink).await? == Fetched::Missing {
             return Err(unreadable(format!("{file} was there a moment ago and is gone")).into());
         }
     }

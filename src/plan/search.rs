@@ -13,6 +13,7 @@ use super::recovery::{Findings, Missed, Plan, Refusal, Requested, settle};
 use crate::catalog::{Catalog, StoredSegment};
 use crate::error::{Class, Failure};
 use crate::pg::{ControlSettings, Leg, Lsn, SegmentName, SegmentNumber, Timeline, TimelineHistory};
+use crate::repo::Form;
 use crate::repo::backup::{BackupId, BackupRecord, BackupState};
 use crate::repo::reader::Lacks;
 use crate::wal::index::SegmentIndex;
@@ -274,6 +275,14 @@ impl<'a, S: Source> Search<'a, S> {
             Requested::Xid(_) | Requested::Name(_) | Requested::Immediate
         );
         let stopped = found.outcome.is_none_or(|outcome| outcome.stop.is_some());
+        // The segment in which a backup ends need not be there to its end.
+        if let Some(extent) = found.extent.filter(|extent| extent.end < backup.stop_lsn)
+            && (!stopped || request.requested == Requested::Latest)
+            && way.segments.last().is_some_and(|(_, last)| last.form != Form::Whole)
+        {
+            let why = format!("the WAL that it needs is there only up to {}", extent.end);
+            return Err(Verdict::PassOver { why, later: false });
+        }
         // What lies before damage can be had as what lies before a gap can.
         let lies_before = matches!(request.requested, Requested::Time(..) | Requested::Lsn(_))
             && found.extent.is_some()
@@ -518,6 +527,9 @@ impl<'a, S: Source> Search<'a, S> {
             return format!("{ends}; before that, {why}");
         }
         match self.gap(way).or_else(|| self.cut_off(way).filter(|_| followed.strays)) {
+            Some(missing) if self.ends_short(way) => {
+                format!("the rest of WAL segment {missing} is missing, and before it {why}")
+            }
             Some(missing) => format!("WAL segment {missing} is missing, and before it {why}"),
             None => why,
         }
@@ -540,9 +552,9 @@ impl<'a, S: Source> Search<'a, S> {
             .filter(|leg| leg.to.is_none_or(|to| next.start(size) < to));
         let timeline = legs.clone().next()?.timeline;
         // What a timeline holds after it was left is on another path.
-        let from = match way.cut {
-            Some(_) => next,
-            None => next.next(),
+        let from = match way.cut.is_some() || self.ends_short(way) {
+            true => next,
+            false => next.next(),
         };
         let beyond = legs.any(|leg| {
             let stored = self.catalog.wal.timeline(leg.timeline);
@@ -552,8 +564,17 @@ impl<'a, S: Source> Search<'a, S> {
                     .any(|segment| segment.number >= from && leg.to.is_none_or(|to| segment.number.start(size) < to))
             })
         });
-        let missing = || self.cut_off(way).unwrap_or(next.name(timeline, size));
+        let missing = || match way.segments.last().filter(|_| self.ends_short(way)) {
+            Some((timeline, last)) => last.number.name(*timeline, size),
+            None => self.cut_off(way).unwrap_or(next.name(timeline, size)),
+        };
         beyond.then(missing)
+    }
+
+    /// Whether a way ends within a segment of which there are only some pieces.
+    fn ends_short(&self, way: &Way) -> bool {
+        let last = way.segments.last();
+        way.cut.is_none() && last.is_some_and(|last| self.catalog.wal.is_short(*last))
     }
 }
 

@@ -19,7 +19,7 @@ mod tests;
 use futures_util::StreamExt;
 
 use super::{RepoError, Repository, names};
-use crate::pg::{Lsn, SegmentNumber, SegmentSize, SystemId, Timeline};
+use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, SystemId, Timeline};
 use crate::store::Name;
 
 pub use discard::{Discarded, discard};
@@ -85,4 +85,36 @@ async fn below(repository: &Repository, folder: &Name) -> Result<Vec<Piece>, Rep
     }
     pieces.sort_unstable();
     Ok(pieces)
+}
+
+/// A segment in pieces, as their names tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pieced {
+    /// The segment.
+    pub name: SegmentName,
+    /// Where its tail ends, if all pieces are sound.
+    pub end: Lsn,
+    /// Size of all its pieces' objects in bytes.
+    pub stored_bytes: u64,
+}
+
+/// The segments that begin with a piece, of pieces in the order in which [`all_pieces`] gives them.
+pub fn by_segment(pieces: &[Piece], size: SegmentSize) -> Vec<Pieced> {
+    let own = |piece: &Piece| Some((*piece, piece.segment(size)?.name(piece.timeline, size)));
+    let own: Vec<(Piece, SegmentName)> = pieces.iter().filter_map(own).collect();
+    let segments = own.chunk_by(|(_, one), (_, other)| one == other);
+    let pieced = segments.filter_map(|segment| {
+        let (first, name) = segment.first()?;
+        let start = name.number(size)?.start(size);
+        let end = segment.iter().fold(start, |end, (piece, _)| match piece.from <= end {
+            true => end.max(piece.to),
+            false => end,
+        });
+        (first.from == start).then_some(Pieced {
+            name: *name,
+            end,
+            stored_bytes: segment.iter().map(|(piece, _)| piece.stored_bytes).sum(),
+        })
+    });
+    pieced.collect()
 }

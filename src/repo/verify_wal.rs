@@ -7,7 +7,9 @@ use std::path::Path;
 use futures_util::StreamExt;
 
 use super::wal::{check, unavailable};
-use super::{Fetched, IDENTITY_FRAME, Identity, RepoError, Repository, fetch, names};
+use super::{
+    ClusterInfo, Fetched, Form, IDENTITY_FRAME, Identity, RepoError, Repository, SegmentFile, fetch, names, tail,
+};
 use crate::codec::Hasher;
 use crate::pg::{SystemId, WalFileName};
 
@@ -70,6 +72,34 @@ pub async fn verify_wal(repository: &Repository, system: SystemId, file: WalFile
         Ok(Fetched::Missing) | Err(RepoError::Damaged { .. }) => Err(damaged(why)),
         Err(error) => Err(error),
     }
+}
+
+/// As [`verify_wal`], for a segment in any form. Of one in pieces, what is there is what sound pieces give; damaged ones
+/// are told.
+///
+/// # Errors
+/// As [`verify_wal`].
+pub async fn verify_segment(
+    repository: &Repository,
+    cluster: &ClusterInfo,
+    file: SegmentFile,
+) -> Result<Verified, RepoError> {
+    let Some(number) = file
+        .name
+        .number(cluster.segment_size)
+        .filter(|_| file.form == Form::Pieces)
+    else {
+        return verify_wal(repository, cluster.system, file.file()).await;
+    };
+    let told = tail::tail(repository, cluster, file.name.timeline(), number, &mut io::sink()).await?;
+    if told.end == number.start(cluster.segment_size) {
+        // It is whole by now, or it is missing.
+        return verify_wal(repository, cluster.system, file.file()).await;
+    }
+    Ok(match told.damaged.is_empty() {
+        true => Verified::Whole,
+        false => Verified::ContentOnly(told.damaged.join("; ")),
+    })
 }
 
 fn agree(identity: &Identity, len: u64, hasher: &Hasher) -> Result<(), &'static str> {

@@ -11,7 +11,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 
-use super::{ClusterInfo, Doubt, Fetched, LEAST_WAL_OBJECT, RepoError, Repository, names, wal};
+use super::segment::read_segment;
+use super::{ClusterInfo, Doubt, Form, LEAST_WAL_OBJECT, RepoError, Repository, SegmentFile, names};
 use crate::codec::{self, CompressError, Digest, SKIPPABLE_HEADER};
 use crate::pg::{SegmentSize, WalFileName};
 use crate::store::{Name, Store};
@@ -65,8 +66,8 @@ struct Section {
 pub struct StoredIndex {
     /// What every index tells.
     pub core: SegmentIndex,
-    /// The file that it is about.
-    pub file: WalFileName,
+    /// The segment that it is about.
+    pub file: SegmentFile,
     rest: Rest,
 }
 
@@ -280,24 +281,29 @@ fn unpack(section: &Section, bytes: &[u8]) -> Result<Vec<u8>, String> {
 /// object came without an index, or with a damaged one, the one that an earlier reader has left is taken, or else the
 /// segment is read, and its index is left for the next one.
 ///
-/// `Ok(None)`: this version can't read WAL of the cluster's major, or the file is no WAL.
+/// The index of a segment in pieces is never kept: there may be more of them at any moment. Pieces that are damaged are
+/// among its troubles.
+///
+/// `Ok(None)`: this version can't read WAL of the cluster's major.
 ///
 /// # Errors
 /// The object is damaged or gone, or the store.
 pub async fn read_index(
     repository: &Repository,
     cluster: &ClusterInfo,
-    file: WalFileName,
+    file: SegmentFile,
     object_bytes: u64,
 ) -> Result<Option<StoredIndex>, RepoError> {
     if WalLayout::new(cluster.major, cluster.segment_size, cluster.wal_page_size).is_err() {
         return Ok(None);
     }
-    let Some(segment) = file.segment().filter(|_| file.is_wal()) else {
-        return Ok(None);
-    };
+    if file.form == Form::Pieces {
+        let (mut indexed, damaged) = index(repository, cluster, file, false).await?;
+        indexed.core.troubles.extend(damaged);
+        return Ok(Some(StoredIndex::here(file, indexed)));
+    }
     let store = repository.store();
-    let object = names::wal_file(cluster.system, file);
+    let object = names::wal_file(cluster.system, file.file());
     if object_bytes < LEAST_WAL_OBJECT {
         return Err(RepoError::Damaged {
             object: store.full(&object),
@@ -310,7 +316,7 @@ pub async fn read_index(
         Ok(None) | Err(RepoError::Damaged { .. }) => {}
         Err(error) => return Err(error),
     }
-    let kept = names::wal_index(cluster.system, segment, file);
+    let kept = names::wal_index(cluster.system, file.name, file.file());
     if let Some(entry) = store.head(&kept).await? {
         match read_from(store, cluster, file, &kept, entry.size).await {
             Ok(Some(found)) => return Ok(Some(found)),
@@ -318,13 +324,15 @@ pub async fn read_index(
             Err(error) => return Err(error),
         }
     }
-    make(repository, cluster, file, &kept).await.map(Some)
+    let (indexed, _) = index(repository, cluster, file, false).await?;
+    keep(repository, cluster, file, &indexed, &kept).await;
+    Ok(Some(StoredIndex::here(file, indexed)))
 }
 
 async fn read_from(
     store: &Store,
     cluster: &ClusterInfo,
-    file: WalFileName,
+    file: SegmentFile,
     object: &Name,
     size: u64,
 ) -> Result<Option<StoredIndex>, RepoError> {
@@ -353,7 +361,7 @@ async fn read_from(
     };
     let raw = unpack(&section, &bytes).map_err(damaged)?;
     let core = read_core(&raw).ok_or_else(|| damaged("its index makes no sense".to_owned()))?;
-    let expected = file.segment().and_then(|name| name.number(cluster.segment_size));
+    let expected = file.name.number(cluster.segment_size);
     if expected.is_none_or(|number| number.start(cluster.segment_size) != core.start) || core.version != cluster.major {
         return Err(damaged(format!("its index is of another segment, at {}", core.start)));
     }
@@ -378,29 +386,13 @@ async fn read_exactly(store: &Store, object: &Name, at: u64, len: u32) -> Result
         })
 }
 
-/// Reads the segment, indexes it, and leaves the index for others, where we may.
-async fn make(
-    repository: &Repository,
-    cluster: &ClusterInfo,
-    file: WalFileName,
-    kept: &Name,
-) -> Result<StoredIndex, RepoError> {
-    let store = repository.store();
-    let indexed = reindex(repository, cluster, file, false).await?;
-    let bytes = frame(&indexed, cluster.segment_size.bytes());
-    if let Some(doubt) = doubt(file, &indexed.core) {
+/// Leaves an index for others, where we may: a reader may lack the right to write.
+async fn keep(repository: &Repository, cluster: &ClusterInfo, file: SegmentFile, indexed: &Indexed, kept: &Name) {
+    let bytes = frame(indexed, cluster.segment_size.bytes());
+    if let Some(doubt) = doubt(file.file(), &indexed.core) {
         let _ = doubt.keep(repository, cluster.system).await;
     }
-    // Best effort: a reader may lack the right to write.
-    let _ = store.create(kept, Bytes::from(bytes).into()).await;
-    Ok(StoredIndex {
-        core: indexed.core,
-        file,
-        rest: Rest::Here {
-            ends: indexed.ends,
-            touched: Box::new(indexed.touched),
-        },
-    })
+    let _ = repository.store().create(kept, Bytes::from(bytes).into()).await;
 }
 
 struct Sink(SegmentIndexer);
@@ -417,6 +409,18 @@ impl std::io::Write for Sink {
 }
 
 impl StoredIndex {
+    /// One that was made a moment ago.
+    fn here(file: SegmentFile, indexed: Indexed) -> Self {
+        Self {
+            core: indexed.core,
+            file,
+            rest: Rest::Here {
+                ends: indexed.ends,
+                touched: Box::new(indexed.touched),
+            },
+        }
+    }
+
     /// Every commit and abort of the segment, in WAL order. Where the index had no room for them, the segment itself is
     /// read.
     ///
@@ -512,26 +516,33 @@ impl StoredIndex {
 pub async fn reindex(
     repository: &Repository,
     cluster: &ClusterInfo,
-    file: WalFileName,
+    file: SegmentFile,
     exhaustive: bool,
 ) -> Result<Indexed, RepoError> {
-    let store = repository.store();
+    let (indexed, _) = index(repository, cluster, file, exhaustive).await?;
+    Ok(indexed)
+}
+
+/// As [`reindex`]; tells the pieces that are damaged, too.
+async fn index(
+    repository: &Repository,
+    cluster: &ClusterInfo,
+    file: SegmentFile,
+    exhaustive: bool,
+) -> Result<(Indexed, Vec<String>), RepoError> {
     let damaged = |why: String| RepoError::Damaged {
-        object: store.full(&names::wal_file(cluster.system, file)),
+        object: repository.store().full(&names::wal_file(cluster.system, file.file())),
         why,
     };
     let layout = WalLayout::new(cluster.major, cluster.segment_size, cluster.wal_page_size);
     let layout = layout.map_err(|error| damaged(error.to_string()))?;
-    let name = file
-        .segment()
-        .and_then(|name| Some((name.timeline(), name.number(cluster.segment_size)?)));
-    let Some((timeline, number)) = name else {
+    let Some(number) = file.name.number(cluster.segment_size) else {
         return Err(damaged("its name is not one of this segment size".to_owned()));
     };
-    let indexer = SegmentIndexer::new(number.start(cluster.segment_size), timeline, layout);
+    let indexer = SegmentIndexer::new(number.start(cluster.segment_size), file.name.timeline(), layout);
     let mut sink = Sink(if exhaustive { indexer.exhaustive() } else { indexer });
-    match wal::fetch(store, cluster.system, file, &mut sink).await? {
-        Fetched::Whole => Ok(sink.0.finish()),
-        Fetched::Missing => Err(damaged("it was there a moment ago and is gone".to_owned())),
+    match read_segment(repository, cluster, file, &mut sink).await? {
+        Some(damaged) => Ok((sink.0.finish(), damaged)),
+        None => Err(damaged("it was there a moment ago and is gone".to_owned())),
     }
 }

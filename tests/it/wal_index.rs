@@ -8,7 +8,7 @@ use std::sync::Arc;
 use pgp_pitr::env::Env;
 use pgp_pitr::ops::archive::archive;
 use pgp_pitr::pg::{SegmentSize, SystemId, WalFileName};
-use pgp_pitr::repo::{self, ClusterInfo, RepoError, Repository, StoredIndex};
+use pgp_pitr::repo::{self, ClusterInfo, RepoError, Repository, SegmentFile, StoredIndex};
 use pgp_pitr::store::{self, Store};
 use pgp_pitr::wal::EventKind;
 
@@ -62,7 +62,13 @@ impl Archived {
 
     async fn index(&self) -> Result<StoredIndex, RepoError> {
         let bytes = fs::metadata(&self.object).unwrap().len();
-        let index = repo::read_index(&self.repository, &self.cluster, self.file, bytes).await?;
+        let index = repo::read_index(
+            &self.repository,
+            &self.cluster,
+            SegmentFile::of(self.file).unwrap(),
+            bytes,
+        )
+        .await?;
         Ok(index.expect("a major that can be read"))
     }
 

@@ -27,9 +27,9 @@ use self::window::{AROUND, Brief};
 use super::names::Names;
 use crate::catalog::{Catalog, TimelineWal};
 use crate::error::{Class, Explain, Failure};
-use crate::pg::{Leg, Lsn, SegmentNumber, Timeline, WalFileName};
+use crate::pg::{Leg, Lsn, SegmentNumber, Timeline};
 use crate::repo::backup::{BackupId, BackupState};
-use crate::repo::{ClusterInfo, Repository};
+use crate::repo::{ClusterInfo, Repository, SegmentFile};
 use crate::wal::{RawRecord, WalLayout, Xid};
 
 pub use error::FindError;
@@ -305,6 +305,7 @@ impl Search<'_> {
             timeline,
             floor,
             last: segments.last().map(|segment| segment.number),
+            end: self.catalog.wal.end(timeline).unwrap_or(floor),
             children: children.collect(),
             segments,
         }
@@ -435,10 +436,10 @@ impl Search<'_> {
         Ok(())
     }
 
-    fn file_on_path(&self, timeline: Timeline, number: SegmentNumber) -> Option<WalFileName> {
+    fn file_on_path(&self, timeline: Timeline, number: SegmentNumber) -> Option<SegmentFile> {
         let path = self.catalog.history(timeline).path();
         let (timeline, segment) = self.catalog.wal.between(&path, number, number).first().copied()?;
-        Some(scan::file_of(self.info, timeline, &segment))
+        Some(segment.file(timeline, self.info.segment_size))
     }
 }
 

@@ -16,7 +16,7 @@ pub struct Reach {
     pub timeline: Timeline,
     /// Where its first segment begins, or where it left another timeline.
     pub from: Lsn,
-    /// Where its last segment ends.
+    /// Where its last segment ends, or the pieces of that.
     pub to: Lsn,
     /// The earliest time that its first segments tell, and the latest of its last ones.
     pub times: Option<(DateTime<Utc>, DateTime<Utc>)>,
@@ -35,7 +35,10 @@ pub(super) async fn of(repository: &Repository, info: &ClusterInfo, lines: &[Lin
         all.push(Reach {
             timeline: line.timeline,
             from: first.number.start(size).max(line.floor),
-            to: last.number.end(size),
+            to: match line.last == Some(last.number) {
+                true => line.end,
+                false => last.number.end(size),
+            },
             times: early.map(|(earliest, _)| earliest).zip(late.map(|(_, latest)| latest)),
         });
     }

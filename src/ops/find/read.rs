@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use super::transaction::End;
-use crate::pg::{Lsn, WalFileName};
-use crate::repo::{self, ClusterInfo, Fetched, RepoError, Repository};
+use crate::pg::Lsn;
+use crate::repo::{self, ClusterInfo, Fetched, RepoError, Repository, SegmentFile};
 use crate::wal::index::{Part, Tally};
 use crate::wal::{Event, EventKind, Oid, RawRecord, Record, ResourceManager, Step, Transaction, WalDecoder, WalLayout};
 
@@ -14,7 +14,7 @@ pub(super) async fn transactions(
     repository: &Repository,
     info: &ClusterInfo,
     layout: WalLayout,
-    file: WalFileName,
+    file: SegmentFile,
     each: &mut (dyn FnMut(End, Option<Part>) + Send),
 ) -> Result<Vec<Part>, RepoError> {
     let mut tally = Tally::default();
@@ -68,12 +68,12 @@ pub(super) async fn records(
     repository: &Repository,
     info: &ClusterInfo,
     layout: WalLayout,
-    files: &[WalFileName],
+    files: &[SegmentFile],
     each: &mut (dyn FnMut(&RawRecord<'_>) + Send),
 ) -> Result<(), RepoError> {
     let start = files
         .first()
-        .and_then(|file| file.segment()?.number(info.segment_size))
+        .and_then(|file| file.name.number(info.segment_size))
         .map_or(Lsn::ZERO, |number| number.start(info.segment_size));
     let mut sink = Sink {
         decoder: WalDecoder::new(start, layout),
@@ -82,8 +82,8 @@ pub(super) async fn records(
         each,
     };
     for file in files {
-        sink.decoder.allow_timelines_up_to(file.timeline());
-        if repo::fetch(repository.store(), info.system, *file, &mut sink).await? == Fetched::Missing {
+        sink.decoder.allow_timelines_up_to(file.name.timeline());
+        if repo::fetch_segment(repository, info, *file, &mut sink).await? == Fetched::Missing {
             return Err(RepoError::Damaged {
                 object: file.to_string(),
                 why: "it was there a moment ago and is gone".to_owned(),

@@ -19,8 +19,8 @@ use super::{FindError, Note};
 use crate::catalog::StoredSegment;
 use crate::error::{Class, Explain, Failure, on_one_line};
 use crate::ops::names::{self, Names};
-use crate::pg::{Lsn, SegmentNumber, Timeline, WalFileName};
-use crate::repo::{self, ClusterInfo, RepoError, Repository};
+use crate::pg::{Lsn, SegmentNumber, Timeline};
+use crate::repo::{self, ClusterInfo, Form, RepoError, Repository, SegmentFile};
 use crate::wal::index::{Activity, Chain, Crossed, Crossing, Part, Rows, SegmentIndex, Tally, Told};
 use crate::wal::{CatalogRow, Event, EventKind, Oid, RawRecord, Record, RelFile, WalLayout, Xid};
 
@@ -41,6 +41,8 @@ pub(super) struct Line {
     pub(super) floor: Lsn,
     /// Its last segment of all.
     pub(super) last: Option<SegmentNumber>,
+    /// Where that ends.
+    pub(super) end: Lsn,
     /// Timelines that leave this one, and the segment in which they do.
     pub(super) children: Vec<(SegmentNumber, Timeline)>,
 }
@@ -66,6 +68,8 @@ pub(super) struct Scan<'a> {
     /// Which epochs the transaction asked for is of, by the checkpoints.
     pub(super) epochs: BTreeSet<u32>,
     line: Timeline,
+    /// Its segments that are not whole.
+    unfinished: BTreeMap<SegmentNumber, Form>,
     floor: Lsn,
     standing: Standing,
     /// Segments that were read themselves.
@@ -102,6 +106,7 @@ impl<'a> Scan<'a> {
             tablespaces: BTreeMap::new(),
             epochs: BTreeSet::new(),
             line: Timeline::FIRST,
+            unfinished: BTreeMap::new(),
             floor: Lsn::ZERO,
             standing: Standing::default(),
             read: BTreeSet::new(),
@@ -116,13 +121,15 @@ impl<'a> Scan<'a> {
     pub(super) async fn line(&mut self, line: &Line) -> Result<(), Failure> {
         self.line = line.timeline;
         self.floor = line.floor;
+        let unfinished = line.segments.iter().filter(|segment| segment.form != Form::Whole);
+        self.unfinished = unfinished.map(|segment| (segment.number, segment.form)).collect();
         self.standing = self.forks.remove(&line.timeline).unwrap_or_default();
         self.read.clear();
         self.fresh.clear();
         let (repository, info, timeline) = (self.repository, self.info, line.timeline);
         let mut indexes = stream::iter(&line.segments)
             .map(|segment| async move {
-                let file = file_of(info, timeline, segment);
+                let file = segment.file(timeline, info.segment_size);
                 let index = repo::read_index(repository, info, file, segment.stored_bytes.into()).await;
                 (segment, file, index)
             })
@@ -167,7 +174,7 @@ impl<'a> Scan<'a> {
     async fn segment(
         &mut self,
         number: SegmentNumber,
-        file: WalFileName,
+        file: SegmentFile,
         mut core: SegmentIndex,
         last: bool,
     ) -> Result<(), Failure> {
@@ -225,6 +232,14 @@ impl<'a> Scan<'a> {
         }
     }
 
+    /// The file of a segment of the timeline that is searched.
+    fn file(&self, number: SegmentNumber) -> SegmentFile {
+        SegmentFile {
+            name: number.name(self.line, self.info.segment_size),
+            form: self.unfinished.get(&number).copied().unwrap_or(Form::Whole),
+        }
+    }
+
     /// A record that begins in an earlier segment and ends in this one.
     async fn crossed(&mut self, crossed: &Crossed, number: SegmentNumber) -> Result<(), Failure> {
         if crossed.is_whole() || !matches!(crossed.event(), Ok(Told::TooLong)) {
@@ -233,8 +248,8 @@ impl<'a> Scan<'a> {
         }
         let size = self.info.segment_size;
         let first = SegmentNumber::holding(crossed.start(), size);
-        let files: Vec<WalFileName> = (first.number()..=number.number())
-            .map(|number| WalFileName::Segment(SegmentNumber::new(number).name(self.line, size)))
+        let files: Vec<SegmentFile> = (first.number()..=number.number())
+            .map(|number| self.file(SegmentNumber::new(number)))
             .collect();
         let (repository, info, layout, start) = (self.repository, self.info, self.layout, crossed.start());
         let mut see = |raw: &RawRecord<'_>| {
@@ -406,7 +421,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Reads the segment itself; false where that is not possible.
-    async fn read_through(&mut self, number: SegmentNumber, file: WalFileName) -> Result<bool, Failure> {
+    async fn read_through(&mut self, number: SegmentNumber, file: SegmentFile) -> Result<bool, Failure> {
         let (repository, info, layout) = (self.repository, self.info, self.layout);
         let mut each = |end: End, part: Option<Part>| self.end(end, part, number);
         match read::transactions(repository, info, layout, file, &mut each).await {
@@ -644,14 +659,5 @@ impl<'a> Scan<'a> {
             return;
         }
         self.found.push(happened);
-    }
-}
-
-/// The file of a segment that is stored.
-pub(super) fn file_of(info: &ClusterInfo, timeline: Timeline, segment: &StoredSegment) -> WalFileName {
-    let name = segment.number.name(timeline, info.segment_size);
-    match segment.partial {
-        true => WalFileName::Partial(name),
-        false => WalFileName::Segment(name),
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Duration, Utc};
 use futures_util::{StreamExt, stream};
 
-use super::scan::{Line, file_of};
+use super::scan::Line;
 use crate::catalog::StoredSegment;
 use crate::error::{Class, Explain, Failure};
 use crate::pg::{SegmentNumber, Timeline};
@@ -93,7 +93,7 @@ pub(super) async fn core(
     timeline: Timeline,
     segment: &StoredSegment,
 ) -> Result<Option<SegmentIndex>, Failure> {
-    let file = file_of(info, timeline, segment);
+    let file = segment.file(timeline, info.segment_size);
     match repo::read_index(repository, info, file, segment.stored_bytes.into()).await {
         Ok(stored) => Ok(stored.map(|stored| stored.core)),
         Err(error) if error.class() == Class::Damaged => Ok(None),

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use futures_util::stream::{self, StreamExt};
 
-use crate::catalog::{Catalog, Coverage, Run, StoredSegment};
+use crate::catalog::{Catalog, Coverage, Run};
 use crate::error::{Class, Explain, Failure, on_one_line};
-use crate::pg::{Leg, Lsn, SegmentNumber, Timeline, WalFileName};
-use crate::repo::{ClusterInfo, RepoError, Repository, StoredIndex, read_index};
+use crate::pg::{Leg, Lsn, SegmentNumber, Timeline};
+use crate::repo::{ClusterInfo, Form, RepoError, Repository, StoredIndex, read_index};
 use crate::wal::index::{Chain, Crossing, SegmentIndex, Told};
 use crate::wal::{Event, EventKind, Extent};
 
@@ -145,18 +145,21 @@ impl<'a> Edges<'a> {
                 if let Some(index) = known.get(&at) {
                     return (at, Ok(Some(index.clone())));
                 }
-                let file = file(info, timeline, segment);
+                let file = segment.file(timeline, info.segment_size);
                 let index = read_index(repository, info, file, segment.stored_bytes.into()).await;
                 (at, index.map(|index| index.map(Arc::new)))
             })
             .buffered(READS_AT_ONCE);
         let (mut stretch, mut chain) = (Stretch::default(), Chain::default());
-        let (mut kept, mut damaged) = (Vec::new(), None);
+        let (mut kept, mut damaged, mut troubles) = (Vec::new(), None, Vec::new());
         while let Some((at, index)) = indexes.next().await {
             let left = path.iter().find(|leg| leg.timeline == at.0).and_then(|leg| leg.to);
             let bound = before.into_iter().chain(left).min();
             let added = match index {
                 Ok(Some(index)) => {
+                    if index.file.form == Form::Pieces {
+                        troubles.extend(index.core.troubles.iter().cloned());
+                    }
                     if at.1 >= reaching_back(last, KEPT) {
                         kept.push((at, index.clone()));
                     }
@@ -181,16 +184,16 @@ impl<'a> Edges<'a> {
             self.known.clear();
         }
         self.known.extend(kept);
+        troubles.into_iter().for_each(|how| self.warn(how));
         if let Some((damaged, error)) = damaged {
-            self.warn(&error);
+            self.warn(on_one_line(&error));
             return Ok(Err(damaged));
         }
         stretch.extent = chain.extent();
         Ok(Ok(stretch))
     }
 
-    fn warn(&mut self, error: &RepoError) {
-        let how = on_one_line(error);
+    fn warn(&mut self, how: String) {
         if !self.warnings.contains(&how) {
             self.warnings.push(how);
         }
@@ -259,12 +262,4 @@ impl Stretch {
 /// The first of so many segments of which `last` is the last.
 fn reaching_back(last: SegmentNumber, count: u64) -> SegmentNumber {
     SegmentNumber::new((last.number() + 1).saturating_sub(count))
-}
-
-fn file(info: &ClusterInfo, timeline: Timeline, segment: StoredSegment) -> WalFileName {
-    let name = segment.number.name(timeline, info.segment_size);
-    match segment.partial {
-        true => WalFileName::Partial(name),
-        false => WalFileName::Segment(name),
-    }
 }

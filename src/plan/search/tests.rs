@@ -108,7 +108,7 @@ impl World {
     fn catalog(&self) -> Catalog {
         let mut wal = Coverage::new(size());
         for (on, number) in self.files() {
-            wal.add(SegmentNumber::new(number).name(timeline(on), size()), 100, false);
+            wal.add(SegmentNumber::new(number).name(timeline(on), size()), 100, Form::Whole);
         }
         wal.sort();
         let histories = self.forks.keys().map(|on| (timeline(*on), self.history(*on)));

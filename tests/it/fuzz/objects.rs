@@ -12,7 +12,7 @@ use pgp_pitr::env::Env;
 use pgp_pitr::error::{Class, Explain};
 use pgp_pitr::ops::archive::archive;
 use pgp_pitr::pg::{SegmentNumber, WalFileName};
-use pgp_pitr::repo::{self, ClusterInfo, Fetched, Repository, StoredIndex};
+use pgp_pitr::repo::{self, ClusterInfo, Fetched, Repository, SegmentFile, StoredIndex};
 use pgp_pitr::store::Store;
 
 use super::damage::{self, Damage};
@@ -111,6 +111,12 @@ impl Object {
     async fn index(&self) -> Result<Option<StoredIndex>, repo::RepoError> {
         let name = repo::names::wal_file(self.cluster.system, self.file);
         let bytes = self.objects.head(&name).await.unwrap().size;
-        repo::read_index(&self.repository, &self.cluster, self.file, bytes).await
+        repo::read_index(
+            &self.repository,
+            &self.cluster,
+            SegmentFile::of(self.file).unwrap(),
+            bytes,
+        )
+        .await
     }
 }

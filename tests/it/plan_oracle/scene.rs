@@ -197,7 +197,7 @@ impl Scene {
             for segment in self.catalog.wal.timeline(timeline).unwrap().segments() {
                 if !missing.contains(&segment.number) {
                     let name = segment.number.name(timeline, size);
-                    wal.add(name, segment.stored_bytes.into(), segment.partial);
+                    wal.add(name, segment.stored_bytes.into(), segment.form);
                 }
             }
         }

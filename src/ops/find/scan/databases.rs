@@ -5,7 +5,7 @@ use super::super::read;
 use super::super::transaction::{Did, Transaction};
 use super::{PG_DATABASE, Scan};
 use crate::error::{Class, Explain, Failure};
-use crate::pg::{Lsn, SegmentNumber, WalFileName};
+use crate::pg::{Lsn, SegmentNumber};
 use crate::wal::RawRecord;
 
 impl Scan<'_> {
@@ -46,7 +46,7 @@ impl Scan<'_> {
         for mut happened in std::mem::take(&mut self.settled) {
             let (size, first) = (self.info.segment_size, happened.before);
             let number = SegmentNumber::holding(first, size).number();
-            let file = |number| WalFileName::Segment(SegmentNumber::new(number).name(self.line, size));
+            let file = |number| self.file(SegmentNumber::new(number));
             let files = [file(number.saturating_sub(1)), file(number)];
             let mut place = None;
             for files in [&files[..], &files[1..]] {

@@ -5,7 +5,8 @@ use rustc_hash::FxHashMap;
 use super::super::read;
 use super::Scan;
 use crate::error::{Class, Explain, Failure};
-use crate::pg::{SegmentNumber, WalFileName};
+use crate::pg::SegmentNumber;
+use crate::repo::SegmentFile;
 use crate::wal::index::SegmentIndex;
 use crate::wal::{CatalogRow, Oid, RawRecord, Record, RelFile, ResourceManager};
 
@@ -15,7 +16,7 @@ impl Scan<'_> {
     pub(super) async fn learn_from_rewritten(
         &mut self,
         number: SegmentNumber,
-        file: WalFileName,
+        file: SegmentFile,
         core: &SegmentIndex,
     ) -> Result<(), Failure> {
         let at = number.end(self.info.segment_size);
