@@ -85,7 +85,7 @@ pub fn restore_command(arguments: impl Iterator<Item = OsString>) -> ExitCode {
                     .map_or(ops::fetch::RETRY_FOR, Span::length),
             };
             let open = || open_store("pgp-restore", &settings, &env);
-            let tell = |failure: &Failure| report::warning("pgp-restore", &format!("{failure}; trying again"));
+            let tell = |how: &str| report::warning("pgp-restore", how);
             block_on(ops::fetch::fetch(open, &request, &env, tell))
         })();
         finish("pgp-restore", caller, &args.common, answer)

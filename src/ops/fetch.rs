@@ -102,7 +102,7 @@ impl Explain for FetchError {
 }
 
 /// Fetches one file, trying again for as long as the request allows. `open` opens the store; `tell`
-/// hears of each failure that is not the last.
+/// hears, in words, of each failure that is not the last, and of damage that was passed over.
 ///
 /// Steps, and what a crash after each leaves:
 /// 1. the file is written, every byte checked, under a temporary name: a leftover, swept by the next;
@@ -114,7 +114,7 @@ pub async fn fetch(
     open: impl Fn() -> Result<Store, Failure>,
     request: &Request<'_>,
     env: &Arc<Env>,
-    tell: impl Fn(&Failure),
+    tell: impl Fn(&str),
 ) -> Result<(), Failure> {
     let begun = tokio::time::Instant::now();
     let deadline = begun + request.retry_for;
@@ -123,7 +123,7 @@ pub async fn fetch(
     loop {
         let left = patience.saturating_duration_since(tokio::time::Instant::now());
         let open = || open().map(|store| store.within(left));
-        let failure = match tokio::time::timeout_at(patience, once(&open, request, env)).await {
+        let failure = match tokio::time::timeout_at(patience, once(&open, request, env, &tell)).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(failure)) => failure,
             Err(_) => crate::store::StoreError::Timeout(patience - begun).into(),
@@ -133,13 +133,18 @@ pub async fn fetch(
         if final_answer || tokio::time::Instant::now() + wait >= deadline {
             return Err(failure);
         }
-        tell(&failure);
+        tell(&format!("{failure}; trying again"));
         tokio::time::sleep(wait).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
-async fn once(open: &impl Fn() -> Result<Store, Failure>, request: &Request<'_>, env: &Env) -> Result<(), Failure> {
+async fn once(
+    open: &impl Fn() -> Result<Store, Failure>,
+    request: &Request<'_>,
+    env: &Env,
+    tell: &impl Fn(&str),
+) -> Result<(), Failure> {
     let store = open()?;
     let system = match request.cluster {
         Some(system) => system,
@@ -158,34 +163,33 @@ async fn once(open: &impl Fn() -> Result<Store, Failure>, request: &Request<'_>,
     if repo::fetch(&store, system, request.file, staged.file()).await? == Fetched::Missing {
         // It is an answer only from a repository that is one, seen after the fact.
         let repository = Repository::open(&store).await?;
-        fetch_unfinished(&repository, system, request.file, staged.file()).await?;
+        let damaged = fetch_unfinished(&repository, system, request.file, staged.file()).await?;
+        damaged.iter().for_each(|how| tell(how));
     }
     Ok(staged.replace().map_err(file_error)?)
 }
 
-/// Where a whole segment is not there, its pieces or the `.partial` of a timeline that was left serve.
+/// Where a whole segment is not there, its pieces or the `.partial` of a timeline that was left serve. Answers which
+/// pieces are damaged, in words.
 async fn fetch_unfinished(
     repository: &Repository,
     system: SystemId,
     file: WalFileName,
     sink: &mut File,
-) -> Result<(), Failure> {
+) -> Result<Vec<String>, Failure> {
     let fetched = match file {
         WalFileName::Segment(segment) => match ClusterInfo::read(repository.store(), system).await? {
             Some(cluster) => repo::fetch_unfinished(repository, &cluster, segment, sink).await?,
-            None => Fetched::Missing,
+            None => None,
         },
-        _ => Fetched::Missing,
+        _ => None,
     };
-    match fetched {
-        Fetched::Whole => Ok(()),
-        Fetched::Missing => Err(FetchError::Missing {
-            file,
-            system,
-            repository: repository.store().url().to_string(),
-        }
-        .into()),
-    }
+    let missing = || FetchError::Missing {
+        file,
+        system,
+        repository: repository.store().url().to_string(),
+    };
+    Ok(fetched.ok_or_else(missing)?)
 }
 
 /// The repository's only cluster: for a person who fetches a file without a data directory.

@@ -84,7 +84,8 @@ pub async fn fetch_segment(
     Ok(read.map_or(Fetched::Missing, |_| Fetched::Whole))
 }
 
-/// As [`fetch_segment`], for one that is not whole, or was not a moment ago: finds out in which form it is there.
+/// As [`fetch_segment`], for one that is not whole, or was not a moment ago: finds out in which form it is there. Answers
+/// which pieces were found to be damaged, in words, and nothing where there is no such segment.
 ///
 /// # Errors
 /// As [`fetch_segment`].
@@ -93,10 +94,10 @@ pub async fn fetch_unfinished(
     cluster: &ClusterInfo,
     name: SegmentName,
     sink: &mut (impl Write + ?Sized),
-) -> Result<Fetched, RepoError> {
+) -> Result<Option<Vec<String>>, RepoError> {
     // Where neither is there, there may have been pieces before they were listed.
     let form = unfinished(repository, cluster, name).await?.unwrap_or(Form::Whole);
-    fetch_segment(repository, cluster, SegmentFile { name, form }, sink).await
+    read_segment(repository, cluster, SegmentFile { name, form }, sink).await
 }
 
 /// As [`fetch_segment`]; answers which pieces were found to be damaged, in words, and nothing where there is no such
@@ -123,7 +124,13 @@ pub(super) async fn read_segment(
             return Ok(Some(Vec::new()));
         }
         if told.end == number.start(size) {
-            return Ok(None);
+            return match told.damaged.is_empty() {
+                true => Ok(None),
+                false => Err(RepoError::Damaged {
+                    object: file.to_string(),
+                    why: told.damaged.join("; "),
+                }),
+            };
         }
         padded.finish(file)?;
         return Ok(Some(told.damaged));

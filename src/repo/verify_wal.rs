@@ -92,13 +92,20 @@ pub async fn verify_segment(
         return verify_wal(repository, cluster.system, file.file()).await;
     };
     let told = tail::tail(repository, cluster, file.name.timeline(), number, &mut io::sink()).await?;
-    if told.end == number.start(cluster.segment_size) {
+    if told.end == number.start(cluster.segment_size) && told.damaged.is_empty() {
         // It is whole by now, or it is missing.
         return verify_wal(repository, cluster.system, file.file()).await;
     }
-    Ok(match told.damaged.is_empty() {
+    let how = told.damaged.join("; ");
+    if told.end == number.start(cluster.segment_size) {
+        return Err(RepoError::Damaged {
+            object: file.to_string(),
+            why: how,
+        });
+    }
+    Ok(match how.is_empty() {
         true => Verified::Whole,
-        false => Verified::ContentOnly(told.damaged.join("; ")),
+        false => Verified::ContentOnly(how),
     })
 }
 

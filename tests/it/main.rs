@@ -19,6 +19,7 @@ mod guards;
 mod inventory;
 mod ledger_works;
 mod main_path;
+mod pieces;
 mod plan_lacks;
 mod plan_oracle;
 mod plan_proves;

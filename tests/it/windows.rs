@@ -52,8 +52,8 @@ async fn a_year_of_wal_takes_one_listing_for_each_folder() {
     let before = counting.calls();
     let catalog = Catalog::read(&repository, info).await.unwrap();
     let folders = A_YEAR.div_ceil(256);
-    // And the folders of the doubts, of the backups, of all WAL and of the timeline.
-    assert_eq!((counting.calls() - before) as u64, folders + 4);
+    // And the folders of the doubts, of the backups, of the pieces, of all WAL and of the timeline.
+    assert_eq!((counting.calls() - before) as u64, folders + 5);
     let wal = catalog.wal.timeline(Timeline::FIRST).unwrap();
     assert_eq!((wal.segments().len() as u64, wal.runs().len()), (A_YEAR, 1));
 }

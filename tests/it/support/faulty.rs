@@ -43,11 +43,25 @@ pub struct FaultyStore {
 impl FaultyStore {
     /// With `broken` none, it only counts.
     pub fn new(inner: Arc<dyn ObjectStore>, broken: Option<(usize, Fault)>) -> Self {
-        let calls = AtomicUsize::new(0);
         Self {
             inner,
-            switch: Arc::new(Switch { calls, broken }),
+            switch: Arc::new(Switch {
+                calls: AtomicUsize::new(0),
+                broken,
+                meanwhile: None,
+            }),
         }
+    }
+
+    /// A store that never breaks: just before this call, somebody else does something.
+    pub fn with_another(inner: Arc<dyn ObjectStore>, call: usize, does: impl Fn() + Send + Sync + 'static) -> Self {
+        let mut store = Self::new(inner, None);
+        store.switch = Arc::new(Switch {
+            calls: AtomicUsize::new(0),
+            broken: None,
+            meanwhile: Some((call, Box::new(does))),
+        });
+        store
     }
 
     /// How many calls have arrived.
@@ -67,16 +81,25 @@ impl fmt::Display for FaultyStore {
 }
 
 /// Counts the calls and knows which one breaks.
-#[derive(Debug)]
 struct Switch {
     calls: AtomicUsize,
     broken: Option<(usize, Fault)>,
+    meanwhile: Option<(usize, Box<dyn Fn() + Send + Sync>)>,
+}
+
+impl fmt::Debug for Switch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} of {:?}", self.broken, self.calls)
+    }
 }
 
 impl Switch {
     /// Counts one call; the fault that is due for it.
     fn next(&self) -> Option<Fault> {
         let call = self.calls.fetch_add(1, Ordering::SeqCst);
+        if let Some((_, does)) = self.meanwhile.as_ref().filter(|(at, _)| *at == call) {
+            does();
+        }
         let (broken, fault) = self.broken?;
         (call == broken || (call > broken && fault == Fault::Crash)).then_some(fault)
     }
