@@ -236,7 +236,8 @@ impl TimelineWal {
         &self.runs
     }
 
-    fn run_holding(&self, number: SegmentNumber) -> Option<Run> {
+    /// The stretch that a segment lies in.
+    pub fn run_holding(&self, number: SegmentNumber) -> Option<Run> {
         let run = self.runs[self.runs.partition_point(|run| run.last < number)..].first()?;
         (run.first <= number).then_some(*run)
     }

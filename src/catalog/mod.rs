@@ -117,7 +117,12 @@ impl Catalog {
         mut partials: BTreeMap<SegmentName, u64>,
     ) -> Result<(), Failure> {
         let size = self.info.segment_size;
-        let pieces = tail::all_pieces(repository, self.info.system).await?;
+        let wal = &self.wal;
+        let whole = |timeline, number| {
+            let run = wal.timeline(timeline)?.run_holding(number)?;
+            Some(run.last.next())
+        };
+        let pieces = tail::pieces_to_read(repository, self.info.system, size, whole).await?;
         for pieced in tail::by_segment(&pieces, size) {
             let name = pieced.name;
             let number = name.number(size);

@@ -14,7 +14,7 @@ use std::io::Write;
 
 use self::pages::OwnPages;
 use self::sinks::{Measure, Padded, Rest};
-use super::tail::{self, Pieced};
+use super::tail;
 use super::{ClusterInfo, Fetched, RepoError, Repository, fetch, identity};
 use crate::error::{Class, Explain};
 use crate::pg::{Lsn, SegmentName, SegmentNumber, WalFileName};
@@ -174,9 +174,12 @@ pub async fn unfinished(
     cluster: &ClusterInfo,
     name: SegmentName,
 ) -> Result<Option<Form>, RepoError> {
-    let pieces = tail::pieces(repository, cluster.system, name.timeline()).await?;
-    let is_this = |pieced: &Pieced| pieced.name == name;
-    let pieced = tail::by_segment(&pieces, cluster.segment_size).iter().any(is_this);
+    let Some(number) = name.number(cluster.segment_size) else {
+        return Ok(None);
+    };
+    let pieces = tail::pieces_of(repository, cluster, name.timeline(), number).await?;
+    let start = number.start(cluster.segment_size);
+    let pieced = pieces.iter().any(|piece| piece.from == start);
     let partial = match identity(repository.store(), cluster.system, WalFileName::Partial(name)).await {
         Err(error) if error.class() == Class::Damaged && pieced => false,
         partial => partial?.is_some(),

@@ -11,19 +11,17 @@
 mod choose;
 mod discard;
 mod frame;
+mod list;
 mod put;
 mod read;
 #[cfg(test)]
 mod tests;
 
-use futures_util::StreamExt;
-
-use super::{RepoError, Repository, names};
-use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, SystemId, Timeline};
-use crate::store::Name;
+use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, Timeline};
 
 pub use discard::{Discarded, discard};
 pub use frame::PIECE_FRAME;
+pub use list::{pieces, pieces_of, pieces_to_read};
 pub use put::{PackedPiece, PieceSource, pack_piece, put_piece};
 pub use read::{Tail, tail};
 
@@ -49,42 +47,6 @@ impl Piece {
         let number = SegmentNumber::holding(self.from, size);
         (number == SegmentNumber::ending(self.to, size)).then_some(number)
     }
-
-    fn read(folder: &Name, object: &str, stored_bytes: u64) -> Option<Self> {
-        let (timeline, from, to) = names::read_piece(folder, object)?;
-        Some(Self {
-            timeline,
-            from,
-            to,
-            stored_bytes,
-        })
-    }
-}
-
-/// One timeline's pieces, by where they begin and end.
-///
-/// # Errors
-/// The store.
-pub async fn pieces(repository: &Repository, system: SystemId, timeline: Timeline) -> Result<Vec<Piece>, RepoError> {
-    below(repository, &names::tail_timeline(system, timeline)).await
-}
-
-/// All pieces of a cluster, by timeline, and by where they begin and end.
-///
-/// # Errors
-/// The store.
-pub async fn all_pieces(repository: &Repository, system: SystemId) -> Result<Vec<Piece>, RepoError> {
-    below(repository, &names::tail(system)).await
-}
-
-async fn below(repository: &Repository, folder: &Name) -> Result<Vec<Piece>, RepoError> {
-    let mut levels = repository.store().walk(folder, Piece::read);
-    let mut pieces = Vec::new();
-    while let Some(level) = levels.next().await {
-        pieces.extend(level?);
-    }
-    pieces.sort_unstable();
-    Ok(pieces)
 }
 
 /// A segment in pieces, as their names tell it.
@@ -98,7 +60,7 @@ pub struct Pieced {
     pub stored_bytes: u64,
 }
 
-/// The segments that begin with a piece, of pieces in the order in which [`all_pieces`] gives them.
+/// The segments that begin with a piece, of pieces in the order in which [`pieces_to_read`] gives them.
 pub fn by_segment(pieces: &[Piece], size: SegmentSize) -> Vec<Pieced> {
     let own = |piece: &Piece| Some((*piece, piece.segment(size)?.name(piece.timeline, size)));
     let own: Vec<(Piece, SegmentName)> = pieces.iter().filter_map(own).collect();

@@ -326,6 +326,32 @@ impl Store {
         Ok((answer.common_prefixes, answer.objects))
     }
 
+    /// The objects of a bucket directly below a prefix whose names come after another, in the order of names, as long as
+    /// `wanted` says so; and the first that it did not want. Costs what is listed, not what is there.
+    ///
+    /// # Errors
+    /// Store out of reach or refusing us.
+    pub async fn list_after(
+        &self,
+        prefix: &Name,
+        after: &Name,
+        wanted: impl Fn(&Entry) -> bool + Sync,
+    ) -> Result<(Vec<Entry>, Option<Entry>), StoreError> {
+        let wanted = &wanted;
+        self.attempt("list", prefix, || async move {
+            let mut entries = self.objects.list_with_offset(Some(prefix), after);
+            let mut found = Vec::new();
+            while let Some(entry) = entries.try_next().await? {
+                if !wanted(&entry) {
+                    return Ok((found, Some(entry)));
+                }
+                found.push(entry);
+            }
+            Ok((found, None))
+        })
+        .await
+    }
+
     /// An object's name with the store's own in front, for messages.
     pub fn full(&self, name: &Name) -> String {
         format!("{}/{name}", self.url)

@@ -8,7 +8,7 @@ use futures_util::stream::{self, StreamExt};
 use super::choose::Chooser;
 use super::frame::PIECE_FRAME;
 use super::put::check;
-use super::{LARGEST_PIECE, Piece, pieces};
+use super::{LARGEST_PIECE, Piece, pieces_of};
 use crate::codec::{CompressError, Decompressor, Digest, Hasher};
 use crate::error::{Class, Explain};
 use crate::pg::{Lsn, SegmentNumber, SystemId, Timeline};
@@ -61,8 +61,8 @@ pub async fn tail(
         sink,
     };
     loop {
-        let mut listed = pieces(repository, cluster.system, timeline).await?;
-        listed.retain(|piece| piece.segment(size) == Some(number) && !reading.unusable.contains(piece));
+        let mut listed = pieces_of(repository, cluster, timeline, number).await?;
+        listed.retain(|piece| !reading.unusable.contains(piece));
         let known = (reading.at, reading.unusable.len());
         reading.follow(Chooser::new(listed), end).await?;
         // Pieces may be merged while they are listed and read. A listing that led no further has the last word.

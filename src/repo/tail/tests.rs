@@ -13,7 +13,10 @@ use crate::codec::Digest;
 use crate::env::Env;
 use crate::error::{Class, Explain};
 use crate::pg::MajorVersion;
+use crate::pg::SystemId;
 use crate::repo::{ClusterInfo, Pushed};
+use crate::repo::{RepoError, Repository, names};
+use crate::store::Name;
 use crate::store::Store;
 
 const SIZE: u64 = 1 << 20;
@@ -158,7 +161,12 @@ async fn discarded_pieces_are_gone_and_those_that_never_were_count_as_gone() {
     let discarded = discard(&repository, cluster().system, &all).await;
     assert!(discarded.refused.is_none(), "{discarded:?}");
     assert_eq!(discarded.gone, 2);
-    assert!(all_pieces(&repository, cluster().system).await.unwrap().is_empty());
+    assert!(
+        pieces(&repository, cluster().system, Timeline::FIRST)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(read(&repository).await.1.end, Lsn::new(START));
 }
 
@@ -222,7 +230,13 @@ async fn pieces_of_other_segments_and_timelines_are_left_alone() {
     let other = Timeline::new(2).unwrap();
     let told = tail(&repository, &cluster(), other, SegmentNumber::new(3), &mut Vec::new()).await;
     assert_eq!(told.unwrap().end, Lsn::new(START));
-    assert_eq!(all_pieces(&repository, cluster().system).await.unwrap().len(), 3);
+    assert_eq!(
+        pieces(&repository, cluster().system, Timeline::FIRST)
+            .await
+            .unwrap()
+            .len(),
+        3
+    );
 }
 
 #[tokio::test]
@@ -242,8 +256,37 @@ async fn a_folder_takes_pieces_and_lets_them_go() {
     }
     assert_eq!(read(&repository).await.0, content(START, START + 350));
     assert_eq!(discard(&repository, cluster().system, &all[..2]).await.gone, 2);
-    assert_eq!(all_pieces(&repository, cluster().system).await.unwrap(), all[2..]);
+    assert_eq!(
+        pieces(&repository, cluster().system, Timeline::FIRST).await.unwrap(),
+        all[2..]
+    );
     let path = store.file(&name(START + 200, START + 350)).unwrap();
     let around = std::fs::read_dir(path.parent().unwrap()).unwrap();
     assert_eq!(around.count(), 1, "something was left in the making");
+}
+
+#[tokio::test]
+async fn of_a_bucket_that_keeps_all_pieces_only_those_of_unfinished_segments_are_listed() {
+    let objects = Arc::new(InMemory::new());
+    let repository = repository(&objects).await;
+    let starts = [1, 2, 3, 4, 6, 7, 9].map(|number| number * SIZE);
+    for start in starts {
+        for at in [start, start + 10] {
+            put_piece(&repository, packed(at, at + 10)).await.unwrap();
+        }
+    }
+    let whole = |_: Timeline, number: SegmentNumber| match number.number() {
+        1 | 2 => Some(SegmentNumber::new(3)),
+        4 => Some(SegmentNumber::new(5)),
+        7 | 8 => Some(SegmentNumber::new(9)),
+        _ => None,
+    };
+    let size = cluster().segment_size;
+    let listed = pieces_to_read(&repository, cluster().system, size, whole)
+        .await
+        .unwrap();
+    let numbers: Vec<u64> = listed.iter().map(|piece| piece.from.bytes() / SIZE).collect();
+    assert_eq!(numbers, [3, 3, 6, 6, 9, 9]);
+    let of_one = pieces_of(&repository, &cluster(), Timeline::FIRST, SegmentNumber::new(6)).await;
+    assert_eq!(of_one.unwrap(), listed[2..4]);
 }
