@@ -124,8 +124,13 @@ impl Coverage {
 
     /// Where the WAL of a run on a timeline ends, as far as names tell.
     pub fn end_of(&self, timeline: Timeline, run: Run) -> Lsn {
-        let short = self.timelines.get(&timeline).and_then(|wal| wal.short.get(&run.last));
-        short.copied().unwrap_or(run.last.end(self.size))
+        self.segment_end(timeline, run.last)
+    }
+
+    /// Where a segment ends, or its pieces do, as far as names tell.
+    pub fn segment_end(&self, timeline: Timeline, number: SegmentNumber) -> Lsn {
+        let short = self.timelines.get(&timeline).and_then(|wal| wal.short.get(&number));
+        short.copied().unwrap_or(number.end(self.size))
     }
 
     /// Where the last run of a timeline ends.

@@ -5,6 +5,7 @@
 
 use crate::catalog::Coverage;
 use crate::pg::{Leg, Lsn, SegmentNumber, SegmentSize, Timeline};
+use crate::repo::Form;
 
 /// A server's WAL, as far as it matters here.
 #[derive(Debug, Clone)]
@@ -102,7 +103,12 @@ fn is_there(path: &[Leg], stored: &Coverage, unit: Unit) -> bool {
         .and_then(|leg| leg.to);
     let is_left = left.is_some_and(|left| unit.number >= SegmentNumber::ending(left, stored.segment_size()));
     let found = stored.segment(unit.timeline, unit.number);
-    found.is_some_and(|found| is_left || !found.partial)
+    found.is_some_and(|found| match found.form {
+        Form::Whole => true,
+        Form::Partial => is_left,
+        // Pieces tell how far they go.
+        Form::Pieces => left.is_some_and(|left| stored.segment_end(unit.timeline, unit.number) >= left),
+    })
 }
 
 /// The last segment on the path that is there as a whole.
@@ -113,7 +119,7 @@ fn last_whole(path: &[Leg], stored: &Coverage) -> Option<Unit> {
         let left = leg.to.map(|to| SegmentNumber::ending(to, size));
         let on_leg = |number| number >= first && left.is_none_or(|left| number <= left);
         let mut segments = stored.timeline(leg.timeline)?.segments().iter().rev();
-        let last = segments.find(|found| !found.partial && on_leg(found.number))?;
+        let last = segments.find(|found| found.form == Form::Whole && on_leg(found.number))?;
         Some(Unit {
             timeline: leg.timeline,
             number: last.number,
@@ -139,7 +145,7 @@ mod tests {
     fn stored(segments: &[(u32, u64)]) -> Coverage {
         let mut stored = Coverage::new(SIZE);
         for (on, number) in segments {
-            stored.add(SegmentNumber::new(*number).name(timeline(*on), SIZE), 1, false);
+            stored.add(SegmentNumber::new(*number).name(timeline(*on), SIZE), 1, Form::Whole);
         }
         stored.sort();
         stored
