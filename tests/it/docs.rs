@@ -45,6 +45,7 @@ documents! {
     recovery_targets_are_true: "docs/recovery-targets.md",
     the_exit_codes_are_true: "docs/exit-codes.md",
     watching_is_true: "docs/watch.md",
+    receiving_is_true: "docs/receive.md",
     recovery_by_hand_is_true: "docs/repository-format.md",
     the_settings_are_true: "docs/settings.md",
     the_runbook_for_a_dropped_table_is_true: "docs/runbooks/dropped-table.md",

@@ -102,7 +102,7 @@ impl State {
     const fn meaning(self) -> &'static str {
         match self {
             Self::Connecting => "connecting",
-            Self::Streaming => "all that the server has is stored as it comes",
+            Self::Streaming => "WAL is stored as it comes",
             Self::CatchingUp => "catching up with the server",
             Self::StoreUnavailable => "the store does not take WAL; the server keeps it",
             Self::Spooling => "the store does not take WAL; it goes into the spool",
