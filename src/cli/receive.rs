@@ -13,8 +13,10 @@ use super::settings::SettingsError;
 use super::{log, report};
 use crate::error::{Class, Explain, Failure};
 use crate::ops;
-use crate::ops::receive::{self, Options, Pace, Until};
+use crate::ops::receive::spool::DEFAULT_LIMIT;
+use crate::ops::receive::{self, Options, Pace, Promise, SpoolOptions, Until};
 use crate::pg::duration::Span;
+use crate::pg::size::Size;
 use crate::pg::{Lsn, SystemId};
 use crate::replication::SlotName;
 
@@ -23,6 +25,8 @@ use crate::replication::SlotName;
 enum ReceiveUsage {
     #[error("no replication slot was named")]
     NoSlot,
+    #[error("what is in the spool shall count as durable, and there is no spool")]
+    NoSpool,
     #[error("--until \"{0}\": neither an LSN nor \"now\"")]
     Until(String),
 }
@@ -39,6 +43,7 @@ impl Explain for ReceiveUsage {
                  it was received"
                     .to_owned(),
             ),
+            Self::NoSpool => Some("give --spool DIR, a folder on a local disk".to_owned()),
             Self::Until(_) => Some("for example --until 16/B374D848".to_owned()),
         }
     }
@@ -90,6 +95,7 @@ impl Session {
         Ok(Options {
             slot,
             status_file,
+            spool: self.spool()?,
             create_slot: self.settings.get::<bool>("create_slot")?.unwrap_or_default(),
             cluster: self.settings.get::<SystemId>("cluster")?,
             pace,
@@ -97,6 +103,25 @@ impl Session {
             status_interval: self.interval("status_interval")?,
             until,
         })
+    }
+
+    fn spool(&self) -> Result<Option<SpoolOptions>, Failure> {
+        let promise = |text: &str| match text {
+            "store" => Ok(Promise::Store),
+            "spool" => Ok(Promise::Spool),
+            _ => Err("what is durable is what is in the store or in the spool: store or spool"),
+        };
+        let promise = self.settings.read("durable", promise)?.unwrap_or_default();
+        let limit = self.settings.get::<Size>("spool_limit")?.unwrap_or(DEFAULT_LIMIT);
+        match self.settings.text("spool") {
+            Some((folder, _)) => Ok(Some(SpoolOptions {
+                folder: folder.into(),
+                limit,
+                promise,
+            })),
+            None if promise == Promise::Spool => Err(ReceiveUsage::NoSpool.into()),
+            None => Ok(None),
+        }
     }
 
     fn interval(&self, name: &'static str) -> Result<Duration, SettingsError> {

@@ -76,6 +76,12 @@ pub enum ReceiveError {
     /// The time to stop was over before everything was stored.
     #[error("stopped with WAL from {durable} to {received} not stored yet")]
     Undrained { durable: Lsn, received: Lsn },
+    /// The spool's disk.
+    #[error("the spool failed: {why}")]
+    Spool { why: String },
+    /// The spool holds WAL of several clusters.
+    #[error("{folder} holds WAL of several clusters for this slot")]
+    SpoolOfSeveral { folder: String },
     /// Told to stop twice.
     #[error("stopped at once, before everything was stored")]
     Impatient,
@@ -90,16 +96,20 @@ pub enum ReceiveError {
 impl Explain for ReceiveError {
     fn class(&self) -> Class {
         match self {
-            Self::NoSlot { .. } | Self::SlotKind { .. } | Self::WrongCluster { .. } | Self::Version { .. } => {
-                Class::Usage
-            }
+            Self::NoSlot { .. }
+            | Self::SlotKind { .. }
+            | Self::WrongCluster { .. }
+            | Self::Version { .. }
+            | Self::SpoolOfSeveral { .. } => Class::Usage,
             Self::SlotLost { .. } | Self::Ahead { .. } | Self::NothingLeft { .. } => Class::OutOfReach,
             Self::SlotInUse { .. }
             | Self::StandbyBehind { .. }
             | Self::Silent { .. }
             | Self::Undrained { .. }
             | Self::Impatient => Class::Unavailable,
-            Self::Diverged { .. } | Self::NotWal { .. } | Self::Signals(_) | Self::PackerGone => Class::Failed,
+            Self::Diverged { .. } | Self::NotWal { .. } | Self::Signals(_) | Self::Spool { .. } | Self::PackerGone => {
+                Class::Failed
+            }
         }
     }
 
@@ -113,6 +123,7 @@ impl Explain for ReceiveError {
                  `pgp-pitr list` shows whether there is a gap"
             ),
             Self::WrongCluster { .. } => "check host and port; each cluster has a receiver of its own".to_owned(),
+            Self::SpoolOfSeveral { .. } => "name the right one with --cluster SYSID".to_owned(),
             Self::Version { .. } => "archive_command = 'pgp-archive %p' archives it all the same".to_owned(),
             Self::Ahead { .. } => {
                 "this server was made from an older copy of the cluster: recover it with recovery.signal, which gives \
@@ -132,6 +143,7 @@ impl Explain for ReceiveError {
             | Self::Silent { .. }
             | Self::NotWal { .. }
             | Self::Signals(_)
+            | Self::Spool { .. }
             | Self::PackerGone => return None,
         };
         Some(text)

@@ -9,8 +9,9 @@ use tokio::time::{Duration, Instant};
 use super::cutter::Pace;
 use super::risk::{Received, Risk};
 use super::server::{Known, Server, slot_facts};
+use super::sink::Sink;
 use super::status::{Gap, LastError, State, Status, StatusFile};
-use super::writer::{Trouble, Writer};
+use super::writer::Trouble;
 use super::{Options, ReceiveError};
 use crate::env::Env;
 use crate::error::Failure;
@@ -100,35 +101,40 @@ impl Monitor {
         self.status.bytes_received += bytes;
     }
 
-    /// Takes in what the writer has done.
-    pub(super) fn observe(&mut self, timeline: Timeline, writer: &mut Writer) {
+    /// Takes in what has been done.
+    pub(super) fn observe(&mut self, sink: &mut Sink<'_>) {
         let Some(risk) = &mut self.risk else { return };
-        for took in writer.took.drain(..) {
+        for (timeline, took) in sink.took() {
             risk.received(Received {
                 timeline,
                 to: took.to,
                 commits: took.commits,
             });
         }
-        if let Some(durable) = writer.durable() {
+        if let (Some(timeline), Some(durable)) = (self.status.timeline, sink.durable()) {
             risk.durable(timeline, durable);
         }
-        let written = std::mem::take(&mut writer.written);
+        let written = sink.written();
         self.status.segments += written.segments;
         self.status.pieces += written.pieces;
         self.status.bytes_stored += written.stored_bytes;
-        self.status.received_lsn = Some(writer.received());
-        self.status.durable_lsn = writer.durable().or(self.status.durable_lsn);
+        self.status.received_lsn = Some(sink.received());
+        self.status.durable_lsn = sink.durable().or(self.status.durable_lsn);
     }
 
     /// From time to time, while a stream runs.
-    pub(super) async fn tick(&mut self, trouble: &Trouble, catching_up: bool) {
+    pub(super) async fn tick(&mut self, trouble: &Trouble, sink: &Sink<'_>) {
         self.ask_for_slot().await;
         let trouble = trouble.now();
-        self.status.state = match (&trouble, catching_up) {
-            (Some(_), _) => State::StoreUnavailable,
-            (None, true) => State::CatchingUp,
-            (None, false) => State::Streaming,
+        let spool = sink.spool();
+        self.status.spool_bytes = spool.map(|(bytes, ..)| bytes);
+        self.status.spool_limit_bytes = spool.map(|(_, limit, _)| limit);
+        self.status.state = match (&trouble, spool) {
+            (Some(_), None) => State::StoreUnavailable,
+            (Some(_), Some((.., true))) => State::SpoolFull,
+            (Some(_), Some((.., false))) => State::Spooling,
+            (None, _) if sink.is_catching_up() => State::CatchingUp,
+            (None, _) => State::Streaming,
         };
         if let Some(message) = &trouble {
             self.note(message.clone());

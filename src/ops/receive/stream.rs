@@ -1,11 +1,11 @@
-//! From the server to the writer, and what is durable back to the server.
+//! From the server to the sink, and what is durable back to the server.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::cutter::Pace;
-use super::writer::Writer;
+use super::sink::Sink;
 use super::{ReceiveError, Receiver};
 use crate::error::Failure;
 use crate::pg::Lsn;
@@ -40,30 +40,33 @@ struct Talk {
 impl Receiver {
     /// Streams until the timeline ends, or until we should stop. Where the connection breaks, what was received is
     /// made durable first: it may be the only copy.
-    pub(super) async fn stream(&mut self, stream: &mut WalStream, writer: &mut Writer) -> Result<Ended, Failure> {
+    pub(super) async fn stream(&mut self, stream: &mut WalStream, sink: &mut Sink<'_>) -> Result<Ended, Failure> {
         let mut talk = Talk {
             reported: None,
             reported_at: Instant::now(),
             heard_at: Instant::now(),
             asked: false,
         };
-        let carried = self.carry(stream, writer, &mut talk).await;
+        let carried = self.carry(stream, sink, &mut talk).await;
         match carried {
             Ok(None) => {
                 self.monitor.stopping();
-                let drained = timeout(DRAIN_WITHIN, self.drain(stream, writer, &mut talk)).await;
+                let drained = timeout(DRAIN_WITHIN, self.drain(stream, sink, &mut talk, Enough::Stored)).await;
                 match drained {
                     Ok(drained) => drained?,
-                    Err(_) => return Err(undrained(writer)),
+                    Err(_) if sink.is_safe() => {
+                        tracing::warn!(stored = ?sink.stored(), received = %sink.received(), "the rest stays in the spool");
+                    }
+                    Err(_) => return Err(undrained(sink)),
                 }
                 Ok(Ended::Stopped)
             }
             Ok(Some(next)) => {
-                self.drain(stream, writer, &mut talk).await?;
+                self.drain(stream, sink, &mut talk, Enough::Safe).await?;
                 Ok(Ended::TimelineEnd(next))
             }
             Err(Broken::Connection(failure)) => {
-                self.keep_what_came(writer).await?;
+                self.keep_what_came(sink).await?;
                 Err(failure)
             }
             Err(Broken::Writing(failure)) => Err(failure),
@@ -73,14 +76,13 @@ impl Receiver {
     async fn carry(
         &mut self,
         stream: &mut WalStream,
-        writer: &mut Writer,
+        sink: &mut Sink<'_>,
         talk: &mut Talk,
     ) -> Result<Option<NextTimeline>, Broken> {
-        let timeline = writer.timeline();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let room = writer.has_room();
+            let room = sink.has_room();
             let mut wanted = false;
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(None),
@@ -89,27 +91,27 @@ impl Receiver {
                     talk.asked = false;
                     match event.map_err(|error| Broken::Connection(error.into()))? {
                         StreamEvent::Wal { bytes, server_end, sent_at, .. } => {
-                            writer.server_has(server_end);
+                            sink.server_has(server_end);
                             self.monitor.server(server_end, sent_at);
                             self.monitor.received(bytes.len() as u64);
-                            writer.take(bytes).map_err(Broken::Writing)?;
+                            sink.take(bytes).map_err(Broken::Writing)?;
                         }
                         StreamEvent::Keepalive { server_end, reply, sent_at } => {
-                            writer.server_has(server_end);
+                            sink.server_has(server_end);
                             self.monitor.server(server_end, sent_at);
                             wanted = reply;
                         }
                         StreamEvent::TimelineEnd(next) => return Ok(Some(next)),
                     }
                 }
-                progress = writer.progress() => progress.map_err(Broken::Writing)?,
-                _ = tick.tick() => self.monitor.tick(&self.trouble, writer.is_catching_up()).await,
+                progress = sink.progress() => progress.map_err(Broken::Writing)?,
+                _ = tick.tick() => self.monitor.tick(&self.trouble, sink).await,
             }
-            self.monitor.observe(timeline, writer);
-            self.talk(stream, writer, talk, wanted, room)
+            self.monitor.observe(sink);
+            self.talk(stream, sink, talk, wanted, room)
                 .await
                 .map_err(Broken::Connection)?;
-            if self.until.is_some_and(|until| writer.durable() >= Some(until)) {
+            if self.until.is_some_and(|until| sink.durable() >= Some(until)) {
                 return Ok(None);
             }
         }
@@ -119,7 +121,7 @@ impl Receiver {
     async fn talk(
         &self,
         stream: &mut WalStream,
-        writer: &Writer,
+        sink: &Sink<'_>,
         talk: &mut Talk,
         wanted: bool,
         reading: bool,
@@ -134,7 +136,7 @@ impl Receiver {
             }
             .into());
         }
-        let mut status = self.status(writer);
+        let mut status = self.status(sink);
         let news = talk.reported.is_none_or(|reported| reported.flushed != status.flushed);
         if !(news || wanted || ask || talk.reported_at.elapsed() >= self.options.status_interval) {
             return Ok(());
@@ -148,11 +150,11 @@ impl Receiver {
 
     /// Only durable bytes are flushed bytes (rule 1). Where commits wait for us, none of the three positions tells more:
     /// `remote_write` waits for durability as well, and `remote_apply` for nothing longer.
-    fn status(&self, writer: &Writer) -> StandbyStatus {
-        let durable = writer.durable().unwrap_or(Lsn::ZERO);
+    fn status(&self, sink: &Sink<'_>) -> StandbyStatus {
+        let durable = sink.durable().unwrap_or(Lsn::ZERO);
         let written = match self.options.pace {
             Pace::Synchronous => durable,
-            Pace::Interval(_) => writer.received(),
+            Pace::Interval(_) => sink.received(),
         };
         StandbyStatus {
             written,
@@ -162,31 +164,41 @@ impl Receiver {
         }
     }
 
-    /// Makes everything durable that was received, and tells the server.
-    async fn drain(&mut self, stream: &mut WalStream, writer: &mut Writer, talk: &mut Talk) -> Result<(), Failure> {
-        writer.cut_all();
-        while !writer.is_drained() && writer.durable().is_some() {
-            writer.progress().await?;
-            self.monitor.observe(writer.timeline(), writer);
+    /// Makes everything durable that was received, until `enough`, and tells the server.
+    async fn drain(
+        &mut self,
+        stream: &mut WalStream,
+        sink: &mut Sink<'_>,
+        talk: &mut Talk,
+        enough: Enough,
+    ) -> Result<(), Failure> {
+        sink.hurry();
+        let is_done = |sink: &Sink<'_>| match enough {
+            Enough::Stored => sink.is_drained(),
+            Enough::Safe => sink.is_safe(),
+        };
+        while !is_done(sink) {
+            sink.progress().await?;
+            self.monitor.observe(sink);
             // A connection that breaks meanwhile changes nothing.
-            let _ = self.talk(stream, writer, talk, false, false).await;
+            let _ = self.talk(stream, sink, talk, false, false).await;
         }
-        let _ = self.talk(stream, writer, talk, true, false).await;
+        let _ = self.talk(stream, sink, talk, true, false).await;
         Ok(())
     }
 
     /// The connection is gone: what came over it is stored, however long that takes, unless we are told to stop.
-    async fn keep_what_came(&mut self, writer: &mut Writer) -> Result<(), Failure> {
-        writer.cut_all();
+    async fn keep_what_came(&mut self, sink: &mut Sink<'_>) -> Result<(), Failure> {
+        sink.hurry();
         let stop = self.stop.clone();
         let patience = async {
             stop.cancelled().await;
             tokio::time::sleep(DRAIN_WITHIN).await;
         };
         let keep = async {
-            while !writer.is_drained() && writer.durable().is_some() {
-                writer.progress().await?;
-                self.monitor.observe(writer.timeline(), writer);
+            while !sink.is_safe() {
+                sink.progress().await?;
+                self.monitor.observe(sink);
             }
             Ok(())
         };
@@ -194,8 +206,17 @@ impl Receiver {
             kept = keep => return kept,
             () = patience => {}
         }
-        Err(undrained(writer))
+        Err(undrained(sink))
     }
+}
+
+/// What is enough before we go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Enough {
+    /// All is in the repository.
+    Stored,
+    /// All survives us.
+    Safe,
 }
 
 /// Which end of it broke.
@@ -204,10 +225,10 @@ enum Broken {
     Writing(Failure),
 }
 
-fn undrained(writer: &Writer) -> Failure {
+fn undrained(sink: &Sink<'_>) -> Failure {
     ReceiveError::Undrained {
-        durable: writer.durable().unwrap_or(Lsn::ZERO),
-        received: writer.received(),
+        durable: sink.durable().unwrap_or(Lsn::ZERO),
+        received: sink.received(),
     }
     .into()
 }

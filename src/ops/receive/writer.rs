@@ -55,7 +55,7 @@ pub(super) struct Goal {
 }
 
 /// What has been written since it was last asked.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Written {
     /// Segments stored.
     pub(super) segments: u64,
@@ -63,6 +63,24 @@ pub(super) struct Written {
     pub(super) pieces: u64,
     /// Bytes of objects stored.
     pub(super) stored_bytes: u64,
+}
+
+impl Written {
+    /// This and more.
+    pub(super) fn add(&mut self, more: Self) {
+        self.segments += more.segments;
+        self.pieces += more.pieces;
+        self.stored_bytes += more.stored_bytes;
+    }
+
+    /// What this is more than before.
+    pub(super) fn since(&self, before: &Self) -> Self {
+        Self {
+            segments: self.segments - before.segments,
+            pieces: self.pieces - before.pieces,
+            stored_bytes: self.stored_bytes - before.stored_bytes,
+        }
+    }
 }
 
 /// Writes one timeline's WAL, from a segment's start on.
@@ -133,6 +151,12 @@ impl Writer {
     /// Up to where it is durable; `None` until the server has shown that it has the same WAL as the repository.
     pub(super) fn durable(&self) -> Option<Lsn> {
         self.check.is_none().then(|| self.durable.at())
+    }
+
+    /// Every segment before this position is stored whole.
+    pub(super) fn stored_up_to(&self) -> Lsn {
+        let first = self.unstored.front().map_or(self.number, |(number, _)| *number);
+        first.start(self.goal.cluster.segment_size)
     }
 
     /// Whether more bytes may come: what is held in memory is bounded.

@@ -44,7 +44,8 @@ impl Trouble {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, what: Option<String>) {
+    /// Takes notice of it, or that it is over.
+    pub(in crate::ops::receive) fn set(&self, what: Option<String>) {
         let mut now = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match (&*now, &what) {
             (None, Some(what)) => tracing::warn!(error = %what, "the repository can't be written to; trying again"),
@@ -127,6 +128,12 @@ impl Writer {
         } else {
             self.pieces_in_flight -= 1;
             self.durable.add(piece.from, piece.to);
+            // A merge may have overtaken it.
+            let covers = |made: &Piece| made.from <= piece.from && piece.to <= made.to;
+            if self.made.iter().any(covers) {
+                self.discard(vec![piece]);
+                return;
+            }
         }
         self.made.push(piece);
     }
