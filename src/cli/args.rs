@@ -99,6 +99,9 @@ pub enum Command {
         after_help = "Example:\n  pgp-pitr restore --to /var/lib/postgresql/15/restored --target-time '2026-11-21 10:20:00+01' --repo s3://backups/pg"
     )]
     Restore(RestoreArgs),
+    /// Take the WAL that a dead server had not handed over out of its data directory
+    #[command(after_help = "Example:\n  pgp-pitr salvage /mnt/dead/postgresql/15/main --repo s3://backups/pg")]
+    Salvage(SalvageArgs),
     /// Follow a recovering server: which moment it has reached, how fast, and when it is at its target
     #[command(after_help = "Example:\n  pgp-pitr watch /var/lib/postgresql/15/restored")]
     Watch(WatchArgs),
@@ -242,6 +245,23 @@ pub struct ShowArgs {
     /// Write the configuration files that were captured with it below this folder
     #[arg(long, value_name = "DIR")]
     pub settings_to: Option<PathBuf>,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `salvage`.
+#[derive(Debug, Args)]
+pub struct SalvageArgs {
+    /// The data directory of the dead server; nothing in it is changed
+    #[arg(value_name = "PGDATA")]
+    pub directory: PathBuf,
+    /// zstd's level, 1 to 19
+    #[arg(long, value_name = "LEVEL")]
+    pub compression_level: Option<String>,
+    /// Show what would be stored, and store nothing
+    #[arg(long)]
+    pub dry_run: bool,
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,
@@ -510,6 +530,7 @@ impl Command {
                 ("bindir", &args.bindir),
             ]),
             Self::List(args) => given([("cluster", &args.cluster)]),
+            Self::Salvage(args) => given([("compression_level", &args.compression_level)]),
             Self::Find(args) => given([("cluster", &args.cluster)]),
             Self::Init(_) | Self::Show(_) | Self::Watch(_) | Self::Completions(_) => Flags::new(),
         }

@@ -13,6 +13,7 @@ pub mod receive_status;
 pub mod report;
 mod restore;
 pub mod run;
+mod salvage;
 mod server;
 pub mod settings;
 mod shape;

@@ -51,6 +51,7 @@ fn run(args: &PitrArgs) -> Result<(), Failure> {
         Command::Plan(args) => session.plan_or_restore(args, false),
         Command::Receive(args) => session.receive(args),
         Command::Restore(args) => session.plan_or_restore(args, !args.dry_run),
+        Command::Salvage(args) => session.salvage(args),
         Command::Show(args) => session.show(args),
         Command::Watch(args) => session.watch(args),
     }

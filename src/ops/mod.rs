@@ -14,6 +14,7 @@ pub mod names;
 pub mod plan;
 pub mod receive;
 pub mod restore;
+pub mod salvage;
 pub mod show;
 pub mod start;
 mod walk;

@@ -44,6 +44,7 @@ documents! {
     finding_the_moment_is_true: "docs/find.md",
     recovery_targets_are_true: "docs/recovery-targets.md",
     the_exit_codes_are_true: "docs/exit-codes.md",
+    salvage_is_true: "docs/salvage.md",
     watching_is_true: "docs/watch.md",
     receiving_is_true: "docs/receive.md",
     recovery_by_hand_is_true: "docs/repository-format.md",

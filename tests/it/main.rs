@@ -26,6 +26,7 @@ mod plan_proves;
 mod receive_status;
 mod recovery_outage;
 mod replication;
+mod salvage;
 mod shapes;
 mod show;
 mod start;
