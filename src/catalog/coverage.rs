@@ -185,6 +185,42 @@ impl Coverage {
             .min()
     }
 
+    /// Stretches that are missing along `path` between `from` and the last segment there is.
+    pub fn gaps_along(&self, path: &[Leg], from: Lsn) -> Vec<(Lsn, Lsn)> {
+        let mut gaps = Vec::new();
+        let mut at = from;
+        loop {
+            let (end, next) = match self.end_along(path, at) {
+                None => (at, SegmentNumber::holding(at, self.size)),
+                Some(last) => (self.end_on_path(path, last), last.next()),
+            };
+            let Some(found) = self.first_along(path, next) else {
+                return gaps;
+            };
+            at = found.start(self.size);
+            gaps.push((end, at));
+        }
+    }
+
+    /// Where the segment of a path with this number ends, as far as names tell.
+    fn end_on_path(&self, path: &[Leg], number: SegmentNumber) -> Lsn {
+        let taken = self.on_path(path, number);
+        let short = taken.and_then(|(timeline, _)| self.timelines.get(&timeline)?.short.get(&number));
+        short.copied().unwrap_or(number.end(self.size))
+    }
+
+    /// The first segment on a path from number `first` on.
+    fn first_along(&self, path: &[Leg], first: SegmentNumber) -> Option<SegmentNumber> {
+        let of_leg = |leg: &Leg| {
+            let begin = first.max(SegmentNumber::holding(leg.from, self.size));
+            let segments = &self.timelines.get(&leg.timeline)?.segments;
+            let found = segments[segments.partition_point(|segment| segment.number < begin)..].first()?;
+            let left = leg.to.map(|to| SegmentNumber::ending(to, self.size));
+            left.is_none_or(|left| found.number <= left).then_some(found.number)
+        };
+        path.iter().filter_map(of_leg).min()
+    }
+
     /// The segments of [`Self::along`] from number `first` to `last`, those that there are.
     pub fn between(&self, path: &[Leg], first: SegmentNumber, last: SegmentNumber) -> Vec<(Timeline, StoredSegment)> {
         let numbers = first.number()..=last.number();
@@ -366,6 +402,35 @@ mod tests {
             },
         ];
         assert_eq!(names(&coverage.along(&path, start(2))), [(1, 2), (1, 3)]);
+    }
+
+    #[test]
+    fn gaps_are_told_along_a_path_whatever_timeline_they_are_on() {
+        let mut coverage = coverage(&[(1, 2), (1, 3), (1, 5), (1, 6), (1, 7), (2, 6), (2, 9)]);
+        coverage.add_pieces(&pieced(2, 7, 17));
+        coverage.sort();
+        let fork = start(6).plus(100);
+        let path = [
+            Leg {
+                timeline: timeline(1),
+                from: Lsn::ZERO,
+                to: Some(fork),
+            },
+            Leg {
+                timeline: timeline(2),
+                from: fork,
+                to: None,
+            },
+        ];
+        let later = [(start(4), start(5)), (start(7).plus(17), start(9))];
+        assert_eq!(coverage.gaps_along(&path, start(2).plus(5)), later);
+        assert_eq!(coverage.gaps_along(&path, start(5)), later[1..]);
+        assert_eq!(
+            coverage.gaps_along(&path, start(1)),
+            [&[(start(1), start(2))], &later[..]].concat()
+        );
+        assert_eq!(coverage.gaps_along(&path[..1], start(5)), []);
+        assert_eq!(coverage.gaps_along(&path, start(12)), []);
     }
 
     #[test]

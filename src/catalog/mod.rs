@@ -1,6 +1,7 @@
 //! What is there: a cluster's backups and WAL, derived from names and immutable objects.
 
 mod coverage;
+mod gaps;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,7 @@ use crate::repo::{self, ClusterInfo, Doubt, Fetched, Form, Repository, names, ta
 use crate::store::Name;
 
 pub use coverage::{Coverage, Run, StoredSegment, TimelineWal};
+pub use gaps::Gaps;
 
 /// How many backups' records are read at a time.
 const RECORDS_AT_ONCE: usize = 16;

@@ -9,8 +9,8 @@ use super::run::{block_on, open_store};
 use super::{report, shape};
 use crate::error::Failure;
 use crate::ops::list::{self, Listing};
-use crate::pg::SystemId;
 use crate::pg::time::rfc3339;
+use crate::pg::{Lsn, SystemId};
 use crate::repo::backup::BackupState;
 use crate::repo::{Form, Repository};
 
@@ -40,7 +40,7 @@ impl Session {
 
 fn json(listing: &Listing) -> Value {
     let info = &listing.catalog.info;
-    let gap = |(from, to): &(crate::pg::Lsn, crate::pg::Lsn)| json!({"from_lsn": from, "to_lsn": to});
+    let gap = |(from, to): &(Lsn, Lsn)| json!({"from_lsn": from, "to_lsn": to});
     let whole = listing.catalog.backups.iter().map(shape::backup_entry);
     let damaged = listing.catalog.damaged.iter().map(|(id, _)| shape::damaged_entry(id));
     let backups: Vec<Value> = whole.chain(damaged).collect();
@@ -67,12 +67,20 @@ fn json(listing: &Listing) -> Value {
             "to_lsn": window.to_lsn,
             "backup": window.backup,
         })).collect::<Vec<_>>(),
+        "gaps_after_newest_backup": after_newest(listing).iter().map(gap).collect::<Vec<_>>(),
         "doubtful": listing.catalog.doubts.iter().map(|doubt| json!({
             "file": doubt.file.to_string(),
             "lsn": doubt.at,
             "why": doubt.why,
         })).collect::<Vec<_>>(),
     })
+}
+
+/// WAL that is missing after the newest backup, on the newest timeline.
+fn after_newest(listing: &Listing) -> Vec<(Lsn, Lsn)> {
+    let newest = listing.catalog.timelines().last().copied();
+    let gaps = newest.and_then(|timeline| listing.catalog.gaps(timeline));
+    gaps.map(|gaps| gaps.after).unwrap_or_default()
 }
 
 fn describe(listing: &Listing) -> String {
@@ -136,6 +144,11 @@ fn describe(listing: &Listing) -> String {
             window.timeline,
             rfc3339(window.from),
             rfc3339(window.to),
+        ));
+    }
+    if let Some((from, _)) = after_newest(listing).first() {
+        text.push_str(&format!(
+            "  take a base backup now: WAL is missing after the newest one, and nothing behind {from} can be restored\n"
         ));
     }
     if listing.windows.is_empty() {

@@ -35,6 +35,10 @@ pub(super) struct ServerFacts {
     pub(super) receivers: u64,
     /// The slots that hold most WAL, at most [`SLOTS`].
     pub(super) slots: Vec<SlotFacts>,
+    /// Who receives WAL from this server.
+    pub(super) senders: Vec<SenderFacts>,
+    /// How fast WAL is written, in bytes per second, where it was measured.
+    pub(super) wal_rate: Option<u64>,
     /// By name, in the setting's own unit; without those that the role may not see.
     pub(super) settings: BTreeMap<String, String>,
 }
@@ -52,6 +56,17 @@ pub(super) struct SlotFacts {
     pub(super) retained: Option<u64>,
     /// How many more may be written before it is given up, where that is limited.
     pub(super) left: Option<u64>,
+    /// The `application_name` of its reader, where the role may see it.
+    pub(super) reader: Option<String>,
+}
+
+/// A walsender that streams.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SenderFacts {
+    /// The `application_name` of who receives.
+    pub(super) name: String,
+    /// `sync`, `quorum`, `potential` or `async`, where the role may see it.
+    pub(super) sync_state: Option<String>,
 }
 
 impl ServerFacts {
@@ -122,6 +137,8 @@ pub(super) async fn gather(sql: &Sql, major: MajorVersion) -> Result<ServerFacts
         walsenders: row.need("walsenders")?,
         receivers: row.need("receivers")?,
         slots: slots(sql).await?,
+        senders: senders(sql).await?,
+        wal_rate: None,
         settings,
     })
 }
@@ -132,8 +149,8 @@ async fn settings(sql: &Sql) -> Result<BTreeMap<String, String>, Failure> {
             "select name, setting from pg_settings where name in (
                 'archive_command', 'archive_library', 'archive_mode', 'archive_timeout', 'config_file',
                 'data_checksums', 'data_directory', 'fsync', 'full_page_writes', 'hba_file', 'hot_standby',
-                'ident_file', 'max_slot_wal_keep_size', 'max_wal_senders', 'wal_block_size', 'wal_level',
-                'wal_segment_size')",
+                'ident_file', 'max_slot_wal_keep_size', 'max_wal_senders', 'synchronous_standby_names',
+                'wal_block_size', 'wal_level', 'wal_segment_size')",
         )
         .await?;
     let pair = |row: &Row| Some((row.get("name")?, row.text("setting")?.to_owned()));
@@ -144,6 +161,7 @@ async fn slots(sql: &Sql) -> Result<Vec<SlotFacts>, Failure> {
     let rows = sql
         .rows(&format!(
             "select slot_name, slot_type, active, wal_status, safe_wal_size,
+                    (select application_name from pg_stat_replication where pid = active_pid) as reader,
                     pg_wal_lsn_diff(
                       case when pg_is_in_recovery()
                            then coalesce(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
@@ -161,8 +179,24 @@ async fn slots(sql: &Sql) -> Result<Vec<SlotFacts>, Failure> {
         wal_status: row.get("wal_status"),
         retained: amount(row, "retained"),
         left: amount(row, "safe_wal_size"),
+        reader: row.get("reader"),
     };
     Ok(rows.iter().map(slot).collect())
+}
+
+async fn senders(sql: &Sql) -> Result<Vec<SenderFacts>, Failure> {
+    // What a role may not see is null.
+    let rows = sql
+        .rows(
+            "select application_name, sync_state from pg_stat_replication
+              where coalesce(state = 'streaming', true)",
+        )
+        .await?;
+    let sender = |row: &Row| SenderFacts {
+        name: row.text("application_name").unwrap_or_default().to_owned(),
+        sync_state: row.get("sync_state"),
+    };
+    Ok(rows.iter().map(sender).collect())
 }
 
 #[cfg(test)]
@@ -185,6 +219,7 @@ pub(super) mod tests {
             ("ident_file", "/data/pg_ident.conf"),
             ("max_slot_wal_keep_size", "-1"),
             ("max_wal_senders", "10"),
+            ("synchronous_standby_names", ""),
             ("wal_level", "replica"),
         ];
         ServerFacts {
@@ -202,6 +237,8 @@ pub(super) mod tests {
             walsenders: 0,
             receivers: 0,
             slots: Vec::new(),
+            senders: Vec::new(),
+            wal_rate: None,
             settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         }
     }

@@ -7,11 +7,14 @@
 
 mod archiver;
 mod facts;
+mod gaps;
+mod rate;
 mod repository;
 mod round_trip;
 mod server;
 mod slots;
 mod sql;
+mod synchronous;
 mod words;
 
 use std::time::Duration;
@@ -122,6 +125,9 @@ pub enum CheckError {
         /// How many checks were made.
         of: usize,
     },
+    /// Nothing is wrong but that WAL is missing.
+    #[error("WAL is missing after the newest base backup")]
+    Gap,
     /// The server takes too long.
     #[error("no answer from the server within {}", humantime::format_duration(*.0))]
     NoAnswer(Duration),
@@ -134,6 +140,7 @@ impl Explain for CheckError {
     fn class(&self) -> Class {
         match self {
             Self::NotFit { .. } => Class::Damaged,
+            Self::Gap => Class::OutOfReach,
             Self::NoAnswer(_) => Class::Unavailable,
             Self::Answer(_) => Class::Failed,
         }
@@ -142,6 +149,7 @@ impl Explain for CheckError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NotFit { .. } => None,
+            Self::Gap => Some("take a new base backup: pgp-pitr backup".to_owned()),
             Self::NoAnswer(_) => Some("look into its log; is it overloaded, or the network cut?".to_owned()),
             Self::Answer(_) => Some("is a proxy between, or something else that changes answers?".to_owned()),
         }
@@ -174,9 +182,10 @@ impl Report {
             .filter(fails)
             .map(|check| check.name.clone())
             .collect();
-        match failed.is_empty() {
-            true => Ok(()),
-            false => Err(CheckError::NotFit {
+        match failed.as_slice() {
+            [] => Ok(()),
+            [only] if only == gaps::NAME => Err(CheckError::Gap.into()),
+            _ => Err(CheckError::NotFit {
                 failed,
                 of: self.checks.len(),
             }
@@ -274,7 +283,11 @@ async fn reach_server(log: &mut Log<'_>, request: &Request, env: &Env) -> Result
             return Ok(None);
         }
     };
-    let facts = facts::gather(&sql, major).await?;
+    let mut facts = facts::gather(&sql, major).await?;
+    if facts.slots.iter().any(|slot| slot.left.is_some()) {
+        facts.wal_rate = rate::measure(&sql, major).await?;
+    }
+    let facts = facts;
     log.extend(server::judge(&facts, &sql.address(), &request.archive_command));
     log.add(match identify(request, env).await {
         Ok(identity) => server::judge_identity(&facts, &identity),
@@ -286,6 +299,7 @@ async fn reach_server(log: &mut Log<'_>, request: &Request, env: &Env) -> Result
         }
     });
     log.extend(slots::judge(&facts, request.slot.as_ref()));
+    log.extend(synchronous::judge(&facts, request.slot.as_ref()));
     Ok(Some((sql, facts)))
 }
 
