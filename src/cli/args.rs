@@ -256,6 +256,9 @@ pub struct SalvageArgs {
     /// The data directory of the dead server; nothing in it is changed
     #[arg(value_name = "PGDATA")]
     pub directory: PathBuf,
+    /// Its pg_wal, where that is a link which leads elsewhere now [default: PGDATA/pg_wal]
+    #[arg(long, value_name = "DIR")]
+    pub wal: Option<PathBuf>,
     /// zstd's level, 1 to 19
     #[arg(long, value_name = "LEVEL")]
     pub compression_level: Option<String>,

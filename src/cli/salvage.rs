@@ -17,7 +17,7 @@ use crate::repo::Repository;
 impl Session {
     pub(super) fn salvage(&self, args: &SalvageArgs) -> Result<(), Failure> {
         let level = self.settings.compression_level(LEVEL)?;
-        let dead = DeadServer::at(&args.directory)?;
+        let dead = DeadServer::at(&args.directory, args.wal.as_deref())?;
         let store = open_store(PROGRAM, &self.settings, &self.env)?;
         let survey = block_on(async {
             let repository = Repository::open(&store).await?;

@@ -1,6 +1,9 @@
 //! `pgp-pitr check` against real servers, folders and an S3 server: what is fit passes, what isn't is
 //! named, with a fix that mends it.
 
+mod gaps;
+mod slots;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

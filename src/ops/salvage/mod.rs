@@ -109,7 +109,7 @@ impl Explain for SalvageError {
             Self::Running { .. } => {
                 "let archive_command finish, or stream with `pgp-pitr receive`; to give the server up, stop it first"
             }
-            Self::NoWal { .. } => "mount the disk that pg_wal was on, or mend the link",
+            Self::NoWal { .. } => "mount the disk that pg_wal was on, and name the folder with --wal DIR",
             Self::Read { .. } => "run it as the user that owns the data directory, or as root",
             Self::Layout(error) => return error.hint(),
             Self::Incomplete { .. } => {
@@ -347,11 +347,11 @@ pub struct DeadServer {
 }
 
 impl DeadServer {
-    /// Looks at a data directory.
+    /// Looks at a data directory. `wal` is where its `pg_wal` is now, where a link in it leads elsewhere.
     ///
     /// # Errors
     /// It is none, its cluster can't be told, or a server runs in it.
-    pub fn at(directory: &Path) -> Result<Self, Failure> {
+    pub fn at(directory: &Path, wal: Option<&Path>) -> Result<Self, Failure> {
         if let Some(server) = watch::running(directory) {
             let path = directory.to_path_buf();
             return Err(SalvageError::Running { path, pid: server.pid }.into());
@@ -365,7 +365,7 @@ impl DeadServer {
         })?;
         Ok(Self {
             local,
-            folder: directory.join("pg_wal"),
+            folder: wal.map_or_else(|| directory.join("pg_wal"), Path::to_path_buf),
         })
     }
 }

@@ -122,6 +122,12 @@ fn a_directory_that_tells_no_cluster_or_runs_a_server_is_refused() {
     case.refused("pg_wal is not there");
     symlink(scene.scratch.join("nowhere"), &wal).unwrap();
     case.refused("pg_wal is not there");
+    let named = salvage(
+        &case.vault,
+        &case.dead,
+        &["--dry-run", "--wal", elsewhere.to_str().unwrap()],
+    );
+    assert_eq!(segments(&named.with_code(0).json()), scene.lacking);
     let nothing = Case {
         vault: Vault::folder(),
         dead: scene.scratch.join("absent"),

@@ -26,7 +26,7 @@ async fn wherever_the_store_breaks_what_is_saved_goes_so_far_and_the_next_run_do
     let mut primary = builder.conf("autovacuum", "off").conf("min_wal_size", "2MB").build();
     primary.sql("checkpoint; create table t as select repeat('x', 900) from generate_series(1, 3000)");
     primary.kill9();
-    let dead = DeadServer::at(primary.data_dir()).unwrap();
+    let dead = DeadServer::at(primary.data_dir(), None).unwrap();
 
     let whole = repository().await;
     let counting = Arc::new(FaultyStore::new(whole.clone(), None));
