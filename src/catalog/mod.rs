@@ -82,6 +82,8 @@ impl Catalog {
 
     async fn read_wal(&mut self, repository: &Repository) -> Result<(), Failure> {
         let store = repository.store();
+        // Before the segments: of one that becomes whole meanwhile, this or that is seen.
+        let in_pieces = tail::timelines(repository, self.info.system).await?;
         let mut folders = store.walk(&names::wal(self.info.system), wal_file);
         let (mut histories, mut partials) = (Vec::new(), BTreeMap::new());
         while let Some(files) = folders.next().await {
@@ -95,7 +97,7 @@ impl Catalog {
             }
         }
         self.wal.sort();
-        self.read_unfinished(repository, partials).await?;
+        self.read_unfinished(repository, &in_pieces, partials).await?;
         histories.sort_unstable();
         for timeline in histories {
             let mut text = Vec::new();
@@ -116,16 +118,20 @@ impl Catalog {
     async fn read_unfinished(
         &mut self,
         repository: &Repository,
+        in_pieces: &[Timeline],
         mut partials: BTreeMap<SegmentName, u64>,
     ) -> Result<(), Failure> {
         let size = self.info.segment_size;
-        let wal = &self.wal;
-        let whole = |timeline, number| {
-            let run = wal.timeline(timeline)?.run_holding(number)?;
-            Some(run.last.next())
-        };
-        let pieces = tail::pieces_to_read(repository, self.info.system, size, whole).await?;
-        for pieced in tail::by_segment(&pieces, size) {
+        let mut all = Vec::new();
+        for timeline in in_pieces {
+            let wal = self.wal.timeline(*timeline);
+            let whole = |number| Some(wal?.run_holding(number)?.last.next());
+            let pieces = tail::pieces_to_read(repository, &self.info, *timeline, whole).await?;
+            all.extend(tail::by_segment(&pieces, size));
+            self.read_whole_by_now(repository, *timeline).await?;
+        }
+        self.wal.sort();
+        for pieced in all {
             let name = pieced.name;
             let number = name.number(size);
             if number.is_some_and(|number| self.wal.segment(name.timeline(), number).is_some()) {
@@ -143,6 +149,22 @@ impl Catalog {
             self.wal.add(name, stored_bytes, Form::Partial);
         }
         self.wal.sort();
+        Ok(())
+    }
+
+    /// Adds the segments that a receiver has filled since a timeline was listed.
+    async fn read_whole_by_now(&mut self, repository: &Repository, timeline: Timeline) -> Result<(), Failure> {
+        let last = self.wal.timeline(timeline).and_then(|wal| wal.runs().last());
+        let mut next = last.map(|run| run.last.next());
+        while let Some(number) = next {
+            let name = number.name(timeline, self.info.segment_size);
+            let object = names::wal_file(self.info.system, WalFileName::Segment(name));
+            next = None;
+            if let Some(entry) = repository.store().head(&object).await? {
+                self.wal.add(name, entry.size, Form::Whole);
+                next = Some(number.next());
+            }
+        }
         Ok(())
     }
 

@@ -95,9 +95,19 @@ pub async fn fetch_unfinished(
     name: SegmentName,
     sink: &mut (impl Write + ?Sized),
 ) -> Result<Option<Vec<String>>, RepoError> {
-    // Where neither is there, there may have been pieces before they were listed.
-    let form = unfinished(repository, cluster, name).await?.unwrap_or(Form::Whole);
-    read_segment(repository, cluster, SegmentFile { name, form }, sink).await
+    let form = unfinished(repository, cluster, name).await?;
+    let file = |form| SegmentFile { name, form };
+    if form != Some(Form::Pieces) {
+        // There may have been pieces before they were listed.
+        let whole = read_segment(repository, cluster, file(Form::Whole), sink).await?;
+        if whole.is_some() {
+            return Ok(whole);
+        }
+    }
+    match form {
+        Some(form) => read_segment(repository, cluster, file(form), sink).await,
+        None => Ok(None),
+    }
 }
 
 /// As [`fetch_segment`]; answers which pieces were found to be damaged, in words, and nothing where there is no such

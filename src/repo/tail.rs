@@ -21,7 +21,7 @@ use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, Timeline};
 
 pub use discard::{Discarded, discard};
 pub use frame::PIECE_FRAME;
-pub use list::{pieces, pieces_of, pieces_to_read};
+pub use list::{pieces, pieces_of, pieces_to_read, timelines};
 pub use put::{PackedPiece, PieceSource, pack_piece, put_piece};
 pub use read::{Tail, tail};
 

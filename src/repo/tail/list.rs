@@ -6,7 +6,7 @@
 use futures_util::StreamExt;
 
 use super::Piece;
-use crate::pg::{Lsn, SegmentNumber, SegmentSize, SystemId, Timeline};
+use crate::pg::{Lsn, SegmentNumber, SystemId, Timeline};
 use crate::repo::{ClusterInfo, RepoError, Repository, names};
 use crate::store::{Entry, Name};
 
@@ -44,39 +44,48 @@ pub async fn pieces_of(
     Ok(found)
 }
 
-/// A cluster's pieces, by timeline, and by where they begin and end. Those of segments that are whole may be left out:
-/// `whole` tells the first segment behind one that is not, and nothing for one that is not itself.
+/// The timelines of which there may be pieces.
+///
+/// # Errors
+/// The store.
+pub async fn timelines(repository: &Repository, system: SystemId) -> Result<Vec<Timeline>, RepoError> {
+    let (folders, _) = repository.store().list_level(&names::tail(system)).await?;
+    let timelines = folders
+        .iter()
+        .filter_map(|folder| Timeline::from_hex(folder.filename()?));
+    Ok(timelines.collect())
+}
+
+/// A timeline's pieces, by where they begin and end. Those of segments that are whole may be left out: `whole` tells the
+/// first segment behind one that is not, and nothing for one that is not itself.
 ///
 /// # Errors
 /// The store.
 pub async fn pieces_to_read(
     repository: &Repository,
-    system: SystemId,
-    size: SegmentSize,
-    whole: impl Fn(Timeline, SegmentNumber) -> Option<SegmentNumber> + Sync,
+    cluster: &ClusterInfo,
+    timeline: Timeline,
+    whole: impl Fn(SegmentNumber) -> Option<SegmentNumber> + Sync,
 ) -> Result<Vec<Piece>, RepoError> {
-    let (store, tail) = (repository.store(), names::tail(system));
+    let (store, system, size) = (repository.store(), cluster.system, cluster.segment_size);
     if store.folder().is_some() {
-        return below(repository, &tail).await;
+        return pieces(repository, system, timeline).await;
     }
-    let whole_after = |piece: &Piece| whole(piece.timeline, SegmentNumber::holding(piece.from, size));
+    let folder = names::tail_timeline(system, timeline);
+    let whole_after = |piece: &Piece| whole(SegmentNumber::holding(piece.from, size));
     let wanted = |entry: &Entry| read(entry).is_none_or(|piece| whole_after(&piece).is_none());
-    let (folders, _) = store.list_level(&tail).await?;
-    let mut pieces = Vec::new();
-    for folder in folders {
-        let mut from = Lsn::ZERO;
-        loop {
-            let (entries, beyond) = store.list_after(&folder, &before(&folder, from), wanted).await?;
-            pieces.extend(entries.iter().filter_map(read));
-            let Some(next) = beyond.as_ref().and_then(read).and_then(|piece| whole_after(&piece)) else {
-                break;
-            };
-            // Onward, whatever the order is in which the store lists.
-            from = next.start(size).max(from.plus(1));
-        }
+    let (mut found, mut from) = (Vec::new(), Lsn::ZERO);
+    loop {
+        let (entries, beyond) = store.list_after(&folder, &before(&folder, from), wanted).await?;
+        found.extend(entries.iter().filter_map(read));
+        let Some(next) = beyond.as_ref().and_then(read).and_then(|piece| whole_after(&piece)) else {
+            break;
+        };
+        // Onward, whatever the order is in which the store lists.
+        from = next.start(size).max(from.plus(1));
     }
-    pieces.sort_unstable();
-    Ok(pieces)
+    found.sort_unstable();
+    Ok(found)
 }
 
 /// What comes before the names of all pieces that begin there.

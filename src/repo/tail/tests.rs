@@ -275,14 +275,17 @@ async fn of_a_bucket_that_keeps_all_pieces_only_those_of_unfinished_segments_are
             put_piece(&repository, packed(at, at + 10)).await.unwrap();
         }
     }
-    let whole = |_: Timeline, number: SegmentNumber| match number.number() {
+    let whole = |number: SegmentNumber| match number.number() {
         1 | 2 => Some(SegmentNumber::new(3)),
         4 => Some(SegmentNumber::new(5)),
         7 | 8 => Some(SegmentNumber::new(9)),
         _ => None,
     };
-    let size = cluster().segment_size;
-    let listed = pieces_to_read(&repository, cluster().system, size, whole)
+    assert_eq!(
+        timelines(&repository, cluster().system).await.unwrap(),
+        [Timeline::FIRST]
+    );
+    let listed = pieces_to_read(&repository, &cluster(), Timeline::FIRST, whole)
         .await
         .unwrap();
     let numbers: Vec<u64> = listed.iter().map(|piece| piece.from.bytes() / SIZE).collect();

@@ -9,13 +9,14 @@ use chrono::DateTime;
 use futures_util::FutureExt;
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
+use pgp_pitr::catalog::Catalog;
 use pgp_pitr::env::Env;
 use pgp_pitr::error::{Class, Explain, Failure};
 use pgp_pitr::ops;
 use pgp_pitr::ops::fetch::Request;
 use pgp_pitr::pg::{Lsn, SegmentNumber, Timeline};
 use pgp_pitr::repo::tail::{self, PackedPiece, Piece, PieceSource, Tail};
-use pgp_pitr::repo::{self, ClusterInfo, Pushed, RepoError, Repository};
+use pgp_pitr::repo::{self, ClusterInfo, Form, Pushed, RepoError, Repository};
 use pgp_pitr::store::{Name, Retry, Store};
 
 use crate::support::faulty::{Fault, FaultyStore, every_call_and_fault};
@@ -94,19 +95,7 @@ async fn a_segment_that_becomes_whole_at_any_moment_is_served_and_never_shorter_
     for call in 0..20 {
         let scene = Scene::new().await;
         let names = scene.in_pieces(&cuts).await;
-        let (name, object) = scene.archived().await;
-        let memory = scene.memory.clone();
-        let does = move || {
-            memory
-                .put(&name, object.clone().into())
-                .now_or_never()
-                .unwrap()
-                .unwrap();
-            for name in &names {
-                memory.delete(name).now_or_never().unwrap().unwrap();
-            }
-        };
-        let racing = FaultyStore::with_another(scene.memory.clone(), call, does);
+        let racing = scene.becoming_whole(call, names).await;
         let bytes = scene.fetch(Arc::new(racing)).await;
         let bytes = bytes.unwrap_or_else(|error| panic!("call {call}: {error}"));
         if bytes == scene.segment.bytes {
@@ -114,6 +103,25 @@ async fn a_segment_that_becomes_whole_at_any_moment_is_served_and_never_shorter_
         } else {
             assert_eq!(bytes, scene.padded(70_000), "call {call}");
             pieces += 1;
+        }
+    }
+    assert!(whole > 4 && pieces > 4, "{whole} whole, {pieces} in pieces");
+}
+
+#[tokio::test]
+async fn a_segment_that_becomes_whole_while_the_catalogue_is_read_is_never_missing_from_it() {
+    let (mut whole, mut pieces) = (0, 0);
+    for call in 0..20 {
+        let scene = Scene::new().await;
+        let names = scene.in_pieces(&[(0, 30_000), (20_000, 50_000)]).await;
+        let racing = scene.becoming_whole(call, names).await;
+        let repository = Repository::open(&store(Arc::new(racing))).await.unwrap();
+        let catalog = Catalog::read(&repository, scene.info.clone()).await.unwrap();
+        let found = catalog.wal.segment(Timeline::FIRST, SegmentNumber::new(3));
+        match found.map(|segment| segment.form) {
+            Some(Form::Whole) => whole += 1,
+            Some(Form::Pieces) => pieces += 1,
+            other => panic!("call {call}: {other:?}"),
         }
     }
     assert!(whole > 4 && pieces > 4, "{whole} whole, {pieces} in pieces");
@@ -186,7 +194,7 @@ impl Scene {
         Repository::init(&unbroken).await.unwrap();
         // Another segment makes the cluster known.
         let folder = Scratch::new();
-        let other = made_up::segment(1, 1).put_into(folder.path());
+        let other = made_up::segment(2, 1).put_into(folder.path());
         ops::archive::archive(&unbroken, &other, folder.path(), 1)
             .await
             .unwrap();
@@ -246,6 +254,20 @@ impl Scene {
         let name = repo::names::wal_file(SYSTEM, self.segment.name.parse().unwrap());
         let object = elsewhere.get(&name).await.unwrap().bytes().await.unwrap();
         (name, object)
+    }
+
+    /// The scene's store, in which the segment becomes whole just before a call, and its pieces go.
+    async fn becoming_whole(&self, call: usize, pieces: Vec<Name>) -> FaultyStore {
+        let (name, object) = self.archived().await;
+        let memory = self.memory.clone();
+        let does = move || {
+            let put = memory.put(&name, object.clone().into()).now_or_never();
+            put.unwrap().unwrap();
+            for name in &pieces {
+                memory.delete(name).now_or_never().unwrap().unwrap();
+            }
+        };
+        FaultyStore::with_another(self.memory.clone(), call, does)
     }
 
     /// As `pgp-restore`, which tries once.
