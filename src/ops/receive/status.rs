@@ -37,6 +37,8 @@ const MOST_GAPS: usize = 100;
 /// Whoever looks holds the lock for an instant; a receiver that starts then must not take it for another receiver.
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
+/// Others who look are gone by then.
+const LOOKS: u32 = 3;
 
 /// What a receiver is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -472,14 +474,7 @@ impl Seen {
             path: path.to_path_buf(),
             why: error.to_string(),
         })?;
-        let lock_path = lock_path(path);
-        // Who looks must not make the lock: it would be a file of somebody else's to the receiver. And whoever may
-        // not open it can still tell by the process.
-        let running = lock_path.exists()
-            && match disk::try_lock(&lock_path) {
-                Ok(lock) => lock.is_none(),
-                Err(_) => process_is_there(status.pid),
-            };
+        let running = is_held(&lock_path(path), status.pid);
         Ok(Self {
             stalled: running && now - status.written_at > STALLED,
             running,
@@ -495,6 +490,26 @@ impl Seen {
             health => health,
         }
     }
+}
+
+/// Whether a receiver holds the lock. Who looks must not make it: it would be a file of somebody else's to the receiver.
+fn is_held(lock: &Path, pid: u32) -> bool {
+    if !lock.exists() {
+        return false;
+    }
+    for attempt in 0..LOOKS {
+        if attempt > 0 {
+            thread::sleep(LOCK_PAUSE);
+        }
+        match disk::try_lock(lock) {
+            Ok(Some(_)) => return false,
+            // A receiver, or somebody else who looks.
+            Ok(None) => {}
+            // Whoever may not open the lock can still tell by the process.
+            Err(_) => return process_is_there(pid),
+        }
+    }
+    true
 }
 
 fn process_is_there(pid: u32) -> bool {
