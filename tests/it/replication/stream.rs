@@ -14,6 +14,7 @@ use pgp_pitr::replication::{
 };
 use tokio::time::timeout;
 
+use super::certificates::Folder;
 use super::{conninfo, env, standby_of};
 use crate::support::cluster::{Builder, Cluster, Stop};
 use crate::support::process::PATIENCE;
@@ -171,6 +172,33 @@ async fn what_is_streamed_is_what_the_server_has_in_its_files() {
         cluster.wait_until("select count(*) = 0 from pg_stat_replication");
         assert!(!cluster.log().contains("unexpected EOF"), "{}", cluster.log());
     }
+}
+
+#[tokio::test]
+async fn over_tls_a_stream_is_the_same_both_ways() {
+    let folder = Folder::new();
+    folder.ensure("leaf");
+    let cluster = small(Major::usual())
+        .conf("ssl", "on")
+        .conf("ssl_cert_file", folder.path("leaf.crt").display().to_string())
+        .conf("ssl_key_file", folder.path("leaf.key").display().to_string())
+        .build();
+    let from = segment_start(flushed(&cluster));
+    let info = conninfo(&format!(
+        "{} sslmode=require application_name=other",
+        cluster.conninfo_tcp()
+    ));
+    let session = ReplicationSession::connect(&info, &env()).await.unwrap();
+    let mut stream = streaming(session, &start(1, from)).await;
+    write(&cluster, 40_000);
+    let to = flushed(&cluster);
+    let wal = wal_up_to(&mut stream, to).await;
+    assert!(wal == in_files(&cluster, 1, from, stream.position()));
+    cluster.wait_until(&format!(
+        "select flush_lsn >= '{to}' and application_name = 'other' and ssl
+           from pg_stat_replication join pg_stat_ssl using (pid)"
+    ));
+    stream.finish().await.unwrap();
 }
 
 #[tokio::test]
