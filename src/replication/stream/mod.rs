@@ -129,7 +129,7 @@ pub struct WalStream {
 }
 
 impl ReplicationSession {
-    /// Begins to stream WAL.
+    /// Begins to stream WAL. Ask for [`Self::identify_system`] first, once in a session: a standby of 13 refuses otherwise.
     ///
     /// # Errors
     /// Where the connection fails. What the server refuses is a [`Started::Refused`], or told by

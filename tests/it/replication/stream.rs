@@ -4,6 +4,7 @@ mod record;
 mod scripted;
 
 use std::fs;
+use std::process::Stdio;
 use std::time::Duration;
 
 use pgp_pitr::error::{Class, Explain};
@@ -51,7 +52,9 @@ fn start(timeline: u32, at: Lsn) -> StreamStart {
 
 async fn session(cluster: &Cluster) -> ReplicationSession {
     let info = conninfo(&cluster.conninfo());
-    ReplicationSession::connect(&info, &env()).await.unwrap()
+    let mut session = ReplicationSession::connect(&info, &env()).await.unwrap();
+    session.identify_system().await.unwrap();
+    session
 }
 
 /// A stream that has begun.
@@ -254,6 +257,43 @@ async fn a_promotion_ends_the_timeline_and_the_session_goes_on_with_the_next() {
         let (wal, same) = wal_of_the_rest(&mut stream).await;
         assert_eq!(same, followed_by);
         assert!(wal == in_files(&standby, 1, from, followed_by.from), "{major:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_standby_that_lost_its_primary_in_the_middle_of_a_record_leaves_the_timeline_before_that() {
+    for major in [Major::usual(), Major::newest()] {
+        let mut primary = small(major)
+            .conf("max_wal_size", "2GB")
+            .conf("wal_keep_size", "1GB")
+            .build();
+        let mut standby = standby_of(&primary);
+        standby.set("primary_conninfo", &primary.conninfo());
+        let from = flushed(&primary);
+        let mut stream = streaming(session(&standby).await, &start(1, from)).await;
+        // One record, which takes the server a while.
+        let message = "select pg_logical_emit_message(false, 'long', repeat('x', 400000000))";
+        let mut writing = primary.client("psql");
+        let mut writing = writing.args(["-XAtqc", message]).stderr(Stdio::null()).spawn().unwrap();
+        standby.wait_until(&format!("select pg_last_wal_receive_lsn() - '{from}' > 3000000"));
+        primary.kill9();
+        writing.wait().unwrap();
+        standby.promote();
+        write(&standby, 10);
+        let (wal, followed_by) = wal_of_the_rest(&mut stream).await;
+        // What it had sent of the record belongs to no timeline that goes on.
+        assert!(followed_by.from < stream.position());
+        let shared = usize::try_from(followed_by.from.since(from)).unwrap();
+        assert!(
+            wal[..shared] == in_files(&standby, 1, from, followed_by.from),
+            "{major:?}"
+        );
+        let mut stream = streaming(stream.into_session(), &start(2, followed_by.from)).await;
+        let wal = wal_up_to(&mut stream, flushed(&standby)).await;
+        assert!(
+            wal == in_files(&standby, 2, followed_by.from, stream.position()),
+            "{major:?}"
+        );
     }
 }
 
