@@ -10,6 +10,7 @@ use crate::error::Failure;
 use crate::ops::history;
 use crate::pg::{SegmentName, SegmentNumber, WalFileName};
 use crate::replication::{BackupEnd, ReplicationSession};
+use crate::repo::tail::tail;
 use crate::repo::{self, Repository};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -37,7 +38,8 @@ pub(super) async fn wait(
     history::store(repository, session, &server.cluster, start.timeline).await?;
     while next <= last {
         let segment = next.name(end.timeline, size);
-        if is_there(repository, server, segment).await? {
+        let received = async || received(repository, server, next, end).await;
+        if is_there(repository, server, segment).await? || next == last && received().await? {
             (next, pause) = (next.next(), FIRST_PAUSE);
             continue;
         }
@@ -62,6 +64,18 @@ async fn is_there(repository: &Repository, server: &Server, segment: SegmentName
     Ok(repo::identity(repository.store(), server.cluster.system, file)
         .await?
         .is_some())
+}
+
+/// Whether a receiver has brought the last segment up to the backup's end: a standby cannot switch to the next one.
+async fn received(
+    repository: &Repository,
+    server: &Server,
+    number: SegmentNumber,
+    end: &BackupEnd,
+) -> Result<bool, Failure> {
+    let mut nowhere = std::io::sink();
+    let tail = tail(repository, &server.cluster, end.timeline, number, &mut nowhere).await?;
+    Ok(tail.end >= end.lsn)
 }
 
 async fn why(server: &Server) -> String {

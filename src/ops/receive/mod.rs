@@ -166,6 +166,9 @@ impl Receiver {
                 () = tokio::time::sleep(wait) => {}
                 () = self.stop.cancelled() => return Ok(()),
             }
+            if let Some(spooling) = &mut self.spooling {
+                self.monitor.observe_spool(spooling);
+            }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }

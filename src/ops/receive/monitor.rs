@@ -10,6 +10,7 @@ use super::cutter::Pace;
 use super::risk::{Received, Risk};
 use super::server::{Known, Server, slot_facts};
 use super::sink::Sink;
+use super::spooling::Spooling;
 use super::status::{Gap, LastError, State, Status, StatusFile};
 use super::writer::Trouble;
 use super::{Options, ReceiveError};
@@ -38,7 +39,6 @@ pub(super) struct Monitor {
     asked_at: Option<Instant>,
     told_at: Option<Instant>,
     logged: Option<State>,
-    failing: bool,
 }
 
 impl Monitor {
@@ -66,7 +66,6 @@ impl Monitor {
             asked_at: None,
             told_at: None,
             logged: None,
-            failing: false,
         };
         monitor.tell();
         monitor
@@ -82,7 +81,6 @@ impl Monitor {
 
     /// A stream begins: everything before `durable` is.
     pub(super) fn streaming(&mut self, timeline: Timeline, durable: Lsn) {
-        self.failing = false;
         self.status.timeline = Some(timeline);
         self.risk.get_or_insert_with(|| Risk::new(timeline, durable));
     }
@@ -103,16 +101,18 @@ impl Monitor {
 
     /// Takes in what has been done.
     pub(super) fn observe(&mut self, sink: &mut Sink<'_>) {
-        let Some(risk) = &mut self.risk else { return };
-        for (timeline, took) in sink.took() {
-            risk.received(Received {
-                timeline,
-                to: took.to,
-                commits: took.commits,
-            });
-        }
-        if let (Some(timeline), Some(durable)) = (self.status.timeline, sink.durable()) {
-            risk.durable(timeline, durable);
+        let took = sink.took();
+        if let Some(risk) = &mut self.risk {
+            for (timeline, took) in took {
+                risk.received(Received {
+                    timeline,
+                    to: took.to,
+                    commits: took.commits,
+                });
+            }
+            if let (Some(timeline), Some(durable)) = (self.status.timeline, sink.durable()) {
+                risk.durable(timeline, durable);
+            }
         }
         let written = sink.written();
         self.status.segments += written.segments;
@@ -122,17 +122,32 @@ impl Monitor {
         self.status.durable_lsn = sink.durable().or(self.status.durable_lsn);
     }
 
+    /// Takes in what is delivered from the spool while there is no connection.
+    pub(super) fn observe_spool(&mut self, spooling: &mut Spooling) {
+        if let Some((timeline, _)) = spooling.at() {
+            self.status.timeline = Some(timeline);
+            let mut sink = Sink::Spooled(spooling);
+            self.observe(&mut sink);
+            self.measure_spool(&sink);
+            self.tell();
+        }
+    }
+
+    fn measure_spool(&mut self, sink: &Sink<'_>) {
+        let spool = sink.spool();
+        self.status.spool_bytes = spool.map(|(bytes, ..)| bytes);
+        self.status.spool_limit_bytes = spool.map(|(_, limit, _)| limit);
+    }
+
     /// From time to time, while a stream runs.
     pub(super) async fn tick(&mut self, trouble: &Trouble, sink: &Sink<'_>) {
         self.ask_for_slot().await;
         let trouble = trouble.now();
-        let spool = sink.spool();
-        self.status.spool_bytes = spool.map(|(bytes, ..)| bytes);
-        self.status.spool_limit_bytes = spool.map(|(_, limit, _)| limit);
-        self.status.state = match (&trouble, spool) {
+        self.measure_spool(sink);
+        self.status.state = match (&trouble, sink.spool()) {
+            (_, Some((.., true))) => State::SpoolFull,
             (Some(_), None) => State::StoreUnavailable,
-            (Some(_), Some((.., true))) => State::SpoolFull,
-            (Some(_), Some((.., false))) => State::Spooling,
+            (Some(_), Some(_)) => State::Spooling,
             (None, _) if sink.is_catching_up() => State::CatchingUp,
             (None, _) => State::Streaming,
         };
@@ -159,12 +174,14 @@ impl Monitor {
             _ if failure.downcast_ref::<crate::repo::RepoError>().is_some() => State::StoreUnavailable,
             _ => State::ServerUnavailable,
         };
-        let message = failure.to_string();
-        // Each cause once, however often it is met.
-        if !self.failing || self.status.detail.as_ref() != Some(&message) {
-            tracing::warn!(error = %message, hint = failure.hint(), "trying again");
+        let message = match failure.hint() {
+            Some(hint) => format!("{failure} ({hint})"),
+            None => failure.to_string(),
+        };
+        // Entering a state is told anyway; another cause in the same state is news, too.
+        if self.logged == Some(self.status.state) && self.status.detail.as_ref() != Some(&message) {
+            tracing::warn!(error = %message, "still trying");
         }
-        self.failing = true;
         self.status.detail = Some(message.clone());
         self.note(message);
         self.tell();
