@@ -5,6 +5,8 @@
 
 mod bad;
 mod lines;
+mod oracle;
+mod received;
 mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};

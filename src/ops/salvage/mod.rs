@@ -236,8 +236,6 @@ pub struct OnTimeline {
     pub last_commit: Option<CommitPoint>,
     /// How many files the repository has already, with the same content.
     pub agreed: usize,
-    /// How many files are kept ready for WAL that was never written.
-    pub blank: usize,
 }
 
 impl OnTimeline {
@@ -250,7 +248,6 @@ impl OnTimeline {
             end: None,
             last_commit: None,
             agreed: 0,
-            blank: 0,
         }
     }
 

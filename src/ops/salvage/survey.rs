@@ -129,9 +129,16 @@ impl Ground<'_> {
     }
 
     /// Whether a segment that nothing leads to is the cluster's all the same: the control file tells of WAL behind its
-    /// beginning, so the server has written it and gone on. A segment further on may be left over from before a crash.
-    pub(super) fn is_proven(&self, timeline: Timeline, start: Lsn) -> bool {
-        self.known(timeline).is_some_and(|known| start <= known)
+    /// beginning, so the server has written it and gone on; or the timeline begins in it. A segment further on may be left
+    /// over from before a crash.
+    pub(super) fn is_proven(&self, timeline: Timeline, number: SegmentNumber) -> bool {
+        let size = self.cluster().segment_size;
+        let begins = || {
+            let path = self.histories.contains_key(&timeline).then(|| self.path(timeline));
+            let leg = path.and_then(|path| path.last().copied());
+            leg.is_some_and(|leg| leg.timeline == timeline && SegmentNumber::holding(leg.from, size) == number)
+        };
+        self.known(timeline).is_some_and(|known| number.start(size) <= known) || begins()
     }
 
     /// The last place of a timeline, or of one that follows it, that the control file tells of.

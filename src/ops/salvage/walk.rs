@@ -162,10 +162,7 @@ impl<'a> Walk<'a> {
         let start = self.start(number);
         match files::look(path, self.file(number), self.ground.cluster()) {
             Looks::Wal => {}
-            Looks::Blank(why) => {
-                self.on.blank += 1;
-                return self.break_off(number, start, &why).await;
-            }
+            Looks::Blank(why) => return self.break_off(number, start, &why).await,
             Looks::Foreign(why) => {
                 self.tell(ProblemKind::Foreign, path, start, None, &format!("was refused: {why}"));
                 self.leave().await?;

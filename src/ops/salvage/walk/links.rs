@@ -35,7 +35,7 @@ impl Walk<'_> {
         let before = self.ground.stored_before(self.timeline, Some(number));
         let before = before.max(self.on.stretches.last().map(|(_, to)| *to));
         let before = before.max(self.pieces.iter().map(|piece| piece.to).filter(|to| *to <= start).max());
-        let proven = self.ground.is_proven(self.timeline, start);
+        let proven = self.ground.is_proven(self.timeline, number);
         match before.filter(|before| *before < start) {
             Some(before) if proven => {
                 let about = format!("is the first file after a gap: the WAL from {before} to {start} is nowhere");
@@ -80,11 +80,20 @@ impl Walk<'_> {
         timeline: Timeline,
         number: SegmentNumber,
     ) -> Result<Option<Box<Chain>>, Failure> {
-        let index = self.index_of_stored(timeline, number).await?;
+        let Some(index) = self.index_of_stored(timeline, number).await? else {
+            return Ok(None);
+        };
         let size = self.ground.cluster().segment_size.bytes();
-        Ok(index
-            .map(|index| chain_of(&index, size))
-            .filter(|chain| chain.broken().is_none()))
+        let mut chain = chain_of(&index, size);
+        // A switch that crosses into the segment explains why nothing follows it there.
+        let before = number.number().checked_sub(1).map(SegmentNumber::new);
+        if let (true, Some(before)) = (chain.broken().is_some() && index.rest.is_some(), before)
+            && let Some(before) = self.index_of_stored(timeline, before).await?
+        {
+            chain = chain_of(&before, size);
+            let _ = chain.follow(&index, size);
+        }
+        Ok(Some(chain).filter(|chain| chain.broken().is_none()))
     }
 
     pub(super) async fn index_of_stored(
