@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use pgp_pitr::pg::Lsn;
 
-use super::{archive_no_more, copy, protected, rows_after_a_crash, salvage, wal_files};
+use super::{archive_no_more, protected, rows_after_a_crash, salvage, wal_files};
 use crate::support::chance::Chance;
 use crate::support::cluster::{Cluster, Recovered};
 use crate::support::ledger;
