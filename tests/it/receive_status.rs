@@ -1,49 +1,19 @@
 //! What a receiver tells: its status to scripts, its log to people and machines.
 
-use std::fs::{self, File};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-
-use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::cluster::{Cluster, Stop};
-use crate::support::process::{self, wait_for};
+use crate::support::process::wait_for;
 use crate::support::program::Answer;
+use crate::support::receiver::Receiver;
 use crate::support::user::Scratch;
 use crate::support::vault::Vault;
 
-/// A receiver that runs; killed when dropped.
-struct Running {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Running {
-    fn start(mut command: Command, log: PathBuf) -> Self {
-        command.stdin(Stdio::null()).stderr(File::create(&log).unwrap());
-        let child = command.spawn().unwrap();
-        Self { child, log }
-    }
-
-    /// Ends it as a supervisor does; its exit code.
-    fn stop(&mut self) -> Option<i32> {
-        process::signal(self.child.id(), Signal::TERM);
-        self.child.wait().unwrap().code()
-    }
-
-    fn log(&self) -> Vec<Value> {
-        let text = fs::read_to_string(&self.log).unwrap();
-        let event = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        text.lines().map(event).collect()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// The events of a log in JSON.
+fn events(receiver: &Receiver) -> Vec<Value> {
+    let log = receiver.log();
+    let event = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    log.lines().map(event).collect()
 }
 
 #[test]
@@ -73,8 +43,8 @@ fn a_receiver_tells_scripts_and_its_log_how_it_is_until_it_ends() {
             .contains("no receiver has left its status")
     );
 
-    let start = receive(&["--create-slot", "--log-format", "json", "-d", &server.conninfo()]);
-    let mut running = Running::start(start, scratch.join("log"));
+    let mut start = receive(&["--create-slot", "--log-format", "json", "-d", &server.conninfo()]);
+    let mut running = Receiver::start(&mut start, scratch.join("log"));
     let well = told(0);
     assert_eq!(
         (&well["running"], &well["healthy"]),
@@ -86,7 +56,7 @@ fn a_receiver_tells_scripts_and_its_log_how_it_is_until_it_ends() {
         (&"streaming".into(), &"pgp".into()),
         "{well}"
     );
-    assert_eq!(well["pid"], running.child.id());
+    assert_eq!(well["pid"], running.id());
     server.sql("create table t (n int); insert into t values (1)");
     let end = server.sql("select pg_current_wal_flush_lsn()");
     let caught_up = wait_for("everything is durable", || {
@@ -122,8 +92,7 @@ fn a_receiver_tells_scripts_and_its_log_how_it_is_until_it_ends() {
         (&"stopped".into(), &false.into()),
         "{stopped}"
     );
-    let states: Vec<Value> = running
-        .log()
+    let states: Vec<Value> = events(&running)
         .iter()
         .map(|event| event["state"].clone())
         .filter(Value::is_string)
@@ -132,8 +101,7 @@ fn a_receiver_tells_scripts_and_its_log_how_it_is_until_it_ends() {
         assert!(states.contains(&state.into()), "{state} is not in {states:?}");
     }
     assert!(
-        running
-            .log()
+        events(&running)
             .iter()
             .all(|event| event["timestamp"].is_string() && event["level"].is_string())
     );
@@ -141,16 +109,15 @@ fn a_receiver_tells_scripts_and_its_log_how_it_is_until_it_ends() {
     // Killed, it can't say that it is gone: its lock does.
     let status_file = scratch.join("elsewhere.json");
     let here = ["--status-file", status_file.to_str().unwrap()];
-    let start = receive(&[&here[..], &["-d", &server.conninfo()]].concat());
-    let mut running = Running::start(start, scratch.join("log-2"));
+    let mut start = receive(&[&here[..], &["-d", &server.conninfo()]].concat());
+    let mut running = Receiver::start(&mut start, scratch.join("log-2"));
     wait_for("it streams", || (status(&here).code == 0).then_some(()));
     assert_eq!(
         told(5)["state"],
         "stopped",
         "the usual place is not the one that was named"
     );
-    running.child.kill().unwrap();
-    running.child.wait().unwrap();
+    running.kill9();
     let answer = status(&here).with_code(5);
     assert!(answer.stderr.contains("gone, and was streaming"), "{answer:?}");
 }

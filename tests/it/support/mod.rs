@@ -8,6 +8,7 @@
 //! | [`cluster`] | a PostgreSQL cluster: new, or started on a restored directory |
 //! | [`s3`] | an S3 server that can be killed, paused and brought back |
 //! | [`vault`] | a repository, and what leads a server and our binaries to it |
+//! | [`receiver`] | a receiver that runs beside a test |
 //! | [`ledger`] | a workload whose rows are known for any recovery target |
 //! | [`faulty`] | an object store that breaks at a chosen call |
 //! | [`strace`] | a disk that breaks at a chosen system call |
@@ -27,6 +28,7 @@ pub mod ledger;
 pub mod made_up;
 pub mod process;
 pub mod program;
+pub mod receiver;
 pub mod s3;
 pub mod strace;
 pub mod tools;

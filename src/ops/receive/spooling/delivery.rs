@@ -71,7 +71,7 @@ impl Delivery {
         Ok(())
     }
 
-    async fn deliver(&mut self, writer: &mut Option<Writer>, chunk: Chunk) -> Result<(), Failure> {
+    async fn deliver(&mut self, writer: &mut Option<Writer>, mut chunk: Chunk) -> Result<(), Failure> {
         let follows = |writer: &Writer| writer.timeline() == chunk.timeline && chunk.from <= writer.received();
         if !writer.as_ref().is_some_and(follows) {
             if let Some(mut old) = writer.take() {
@@ -81,7 +81,7 @@ impl Delivery {
                     self.publish(&mut old);
                 }
             }
-            *writer = self.begin(&chunk).await?;
+            *writer = self.begin(&mut chunk).await?;
         }
         if let Some(writer) = writer {
             let known = writer.received().bytes().saturating_sub(chunk.from.bytes()) as usize;
@@ -94,17 +94,34 @@ impl Delivery {
         Ok(())
     }
 
-    /// Begins to write where a chunk begins; `None` where the repository has that segment already, or where what comes
-    /// before the chunk is lost.
-    async fn begin(&mut self, chunk: &Chunk) -> Result<Option<Writer>, Failure> {
+    /// Begins to write where a chunk begins. What is of a segment that the repository has already, or of which the
+    /// beginning is lost, is cut off the chunk; `None` where nothing else is in it. The next segment begins within
+    /// the same chunk, and the spool may be the only place that has it.
+    async fn begin(&mut self, chunk: &mut Chunk) -> Result<Option<Writer>, Failure> {
         self.store_histories().await?;
         let size = self.goal.cluster.segment_size;
-        let unit = Unit {
-            timeline: chunk.timeline,
-            number: SegmentNumber::holding(chunk.from, size),
-        };
+        loop {
+            let unit = Unit {
+                timeline: chunk.timeline,
+                number: SegmentNumber::holding(chunk.from, size),
+            };
+            self.goal.unit = unit;
+            if let Some(writer) = self.begin_segment(unit, chunk).await? {
+                return Ok(Some(writer));
+            }
+            let next = unit.number.end(size);
+            if chunk.to() <= next {
+                return Ok(None);
+            }
+            chunk.content = chunk.content.slice(next.since(chunk.from) as usize..);
+            chunk.from = next;
+        }
+    }
+
+    /// Begins to write a segment; `None` where the repository has it, or where what comes before the chunk is lost.
+    async fn begin_segment(&mut self, unit: Unit, chunk: &Chunk) -> Result<Option<Writer>, Failure> {
+        let size = self.goal.cluster.segment_size;
         let start = unit.number.start(size);
-        self.goal.unit = unit;
         if chunk.from == start {
             let (tail, _) = self.tail(unit).await?;
             return Ok(Some(Writer::new(self.goal.clone(), tail)));
