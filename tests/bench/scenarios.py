@@ -350,4 +350,5 @@ def main():
     write_json(os.environ["PGP_BENCH_JSON"], document)
 
 
-main()
+if __name__ == "__main__":
+    main()
