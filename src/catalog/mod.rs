@@ -19,6 +19,16 @@ pub use gaps::Gaps;
 /// How many backups' records are read at a time.
 const RECORDS_AT_ONCE: usize = 16;
 
+/// Reads only which WAL of a cluster is there.
+///
+/// # Errors
+/// The store.
+pub async fn coverage(repository: &Repository, info: &ClusterInfo) -> Result<Coverage, Failure> {
+    let mut catalog = Catalog::of_nothing(info.clone());
+    catalog.read_wal(repository).await?;
+    Ok(catalog.wal)
+}
+
 /// One cluster as the repository has it.
 #[derive(Debug, Clone)]
 pub struct Catalog {
@@ -44,18 +54,23 @@ impl Catalog {
     /// # Errors
     /// The store. A damaged backup record or history is a warning: the others are still good.
     pub async fn read(repository: &Repository, info: ClusterInfo) -> Result<Self, Failure> {
-        let mut catalog = Self {
+        let mut catalog = Self::of_nothing(info);
+        catalog.doubts = repo::doubts(repository, catalog.info.system).await?;
+        catalog.read_backups(repository).await?;
+        catalog.read_wal(repository).await?;
+        Ok(catalog)
+    }
+
+    fn of_nothing(info: ClusterInfo) -> Self {
+        Self {
             backups: Vec::new(),
             damaged: Vec::new(),
             wal: Coverage::new(info.segment_size),
             histories: BTreeMap::new(),
-            doubts: repo::doubts(repository, info.system).await?,
+            doubts: Vec::new(),
             warnings: Vec::new(),
             info,
-        };
-        catalog.read_backups(repository).await?;
-        catalog.read_wal(repository).await?;
-        Ok(catalog)
+        }
     }
 
     async fn read_backups(&mut self, repository: &Repository) -> Result<(), Failure> {

@@ -7,9 +7,10 @@ use super::spool::Spool;
 use super::spooling::Spooling;
 use super::status::Gap;
 use super::stream::Ended;
+use super::tidy::tidy;
 use super::writer::{Goal, Writer};
 use super::{ReceiveError, Receiver, Until};
-use crate::catalog::{Catalog, Coverage};
+use crate::catalog::{self, Coverage};
 use crate::error::Failure;
 use crate::ops::history;
 use crate::pg::{Lsn, SegmentNumber, SegmentSize, SystemId, Timeline};
@@ -23,35 +24,51 @@ const MOST_PROBES: u64 = 4096;
 impl Receiver {
     /// One connection, from the first word to the last.
     pub(super) async fn connection(&mut self) -> Result<(), Failure> {
-        let wanted = Wanted {
-            slot: self.options.slot.clone(),
-            create_slot: self.options.create_slot,
-            cluster: self
-                .cluster
-                .as_ref()
-                .map(|cluster| cluster.system)
-                .or(self.options.cluster),
+        let Some(prepared) = self.unless_stopped(async |receiver| receiver.prepare().await).await else {
+            return Ok(());
         };
-        let (mut server, mut session) = Server::connect(&self.info, self.env(), &wanted).await?;
-        self.bind(&server).await?;
-        if self.options.until == Some(Until::Now) {
-            self.until.get_or_insert(server.offer.end);
-        }
-        self.store_histories(&server, &mut session).await?;
-        let mut stored = None;
-        let mut from = match self.resume(&server)? {
-            Some(from) => from,
-            None => {
-                let catalog = Catalog::read(&self.repository, server.cluster.clone()).await?;
-                From::Segment(first_unit(&server, stored.insert(catalog.wal))?)
-            }
-        };
+        let (mut server, mut session, mut from, stored) = prepared?;
         loop {
             match self.timeline(&mut server, session, from, stored.as_ref()).await? {
                 Next::Stop => return Ok(()),
                 Next::Go(next, again) => (from, session) = (next, *again),
             }
         }
+    }
+
+    /// What `work` gives; `None` where we are told to stop before it is done. Only for work that may be left half done.
+    async fn unless_stopped<T>(&mut self, work: impl AsyncFnOnce(&mut Self) -> T) -> Option<T> {
+        let stop = self.stop.clone();
+        tokio::select! {
+            done = work(self) => Some(done),
+            () = stop.cancelled() => None,
+        }
+    }
+
+    /// Everything before the first byte: who the server is, and where to begin.
+    async fn prepare(&mut self) -> Result<(Server, ReplicationSession, From, Option<Coverage>), Failure> {
+        let known = self.cluster.as_ref().map(|cluster| cluster.system);
+        let wanted = Wanted {
+            slot: self.options.slot.clone(),
+            create_slot: self.options.create_slot,
+            cluster: known.or(self.options.cluster),
+        };
+        let (server, mut session) = Server::connect(&self.info, self.env(), &wanted).await?;
+        self.bind(&server).await?;
+        if self.options.until == Some(Until::Now) {
+            self.until.get_or_insert(server.offer.end);
+        }
+        self.store_histories(&server, &mut session).await?;
+        if let Some(from) = self.resume(&server)? {
+            return Ok((server, session, from, None));
+        }
+        let (repository, cluster) = (&self.repository, &server.cluster);
+        let mut stored = catalog::coverage(repository, cluster).await?;
+        if tidy(repository, cluster, &stored, self.options.level).await? {
+            stored = catalog::coverage(repository, cluster).await?;
+        }
+        let unit = first_unit(&server, &stored)?;
+        Ok((server, session, From::Segment(unit), Some(stored)))
     }
 
     /// Where the spool ends, there the server's WAL goes on. What the server's timelines left behind is passed over.
@@ -180,7 +197,11 @@ impl Receiver {
     ) -> Result<Next, Failure> {
         let (timeline, at) = from.place(server.cluster.segment_size);
         let tail = match from {
-            From::Segment(unit) if self.spooling.is_none() => Some((unit, self.tail(server, unit).await?)),
+            From::Segment(unit) if self.spooling.is_none() => {
+                let tail = self.unless_stopped(async |receiver| receiver.tail(server, unit).await);
+                let Some(tail) = tail.await else { return Ok(Next::Stop) };
+                Some((unit, tail?))
+            }
             _ => None,
         };
         let start = StreamStart {

@@ -18,6 +18,7 @@ pub mod spool;
 mod spooling;
 pub mod status;
 mod stream;
+mod tidy;
 mod writer;
 
 use std::path::PathBuf;

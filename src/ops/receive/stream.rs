@@ -51,7 +51,7 @@ impl Receiver {
         match carried {
             Ok(None) => {
                 self.monitor.stopping();
-                let drained = timeout(DRAIN_WITHIN, self.drain(stream, sink, &mut talk, Enough::Stored)).await;
+                let drained = timeout(DRAIN_WITHIN, self.drain(stream, sink, &mut talk)).await;
                 match drained {
                     Ok(drained) => drained?,
                     Err(_) if sink.is_safe() => {
@@ -62,7 +62,8 @@ impl Receiver {
                 Ok(Ended::Stopped)
             }
             Ok(Some(next)) => {
-                self.drain(stream, sink, &mut talk, Enough::Safe).await?;
+                self.keep_what_came(sink).await?;
+                let _ = self.talk(stream, sink, &mut talk, true, false).await;
                 Ok(Ended::TimelineEnd(next))
             }
             Err(Broken::Connection(failure)) => {
@@ -164,20 +165,10 @@ impl Receiver {
         }
     }
 
-    /// Makes everything durable that was received, until `enough`, and tells the server.
-    async fn drain(
-        &mut self,
-        stream: &mut WalStream,
-        sink: &mut Sink<'_>,
-        talk: &mut Talk,
-        enough: Enough,
-    ) -> Result<(), Failure> {
+    /// Brings everything that was received into the repository, and tells the server.
+    async fn drain(&mut self, stream: &mut WalStream, sink: &mut Sink<'_>, talk: &mut Talk) -> Result<(), Failure> {
         sink.hurry();
-        let is_done = |sink: &Sink<'_>| match enough {
-            Enough::Stored => sink.is_drained(),
-            Enough::Safe => sink.is_safe(),
-        };
-        while !is_done(sink) {
+        while !sink.is_drained() {
             sink.progress().await?;
             self.monitor.observe(sink);
             // A connection that breaks meanwhile changes nothing.
@@ -187,7 +178,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// The connection is gone: what came over it is stored, however long that takes, unless we are told to stop.
+    /// Nothing more comes: what came is made durable, however long that takes, unless we are told to stop.
     async fn keep_what_came(&mut self, sink: &mut Sink<'_>) -> Result<(), Failure> {
         sink.hurry();
         let stop = self.stop.clone();
@@ -208,15 +199,6 @@ impl Receiver {
         }
         Err(undrained(sink))
     }
-}
-
-/// What is enough before we go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Enough {
-    /// All is in the repository.
-    Stored,
-    /// All survives us.
-    Safe,
 }
 
 /// Which end of it broke.

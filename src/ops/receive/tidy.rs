@@ -39,8 +39,11 @@ pub(super) async fn tidy(
             made.contains(&(piece.timeline, number)) || found.is_some_and(|found| found.form == Form::Whole)
         })
     };
-    let mut pieces = tail::all_pieces(repository, cluster.system).await?;
-    pieces.retain(is_whole);
+    let mut pieces = Vec::new();
+    for timeline in tail::timelines(repository, cluster.system).await? {
+        let all = tail::pieces(repository, cluster.system, timeline).await?;
+        pieces.extend(all.into_iter().filter(is_whole));
+    }
     if !pieces.is_empty() {
         let discarded = tail::discard(repository, cluster.system, &pieces).await;
         if let Some(error) = discarded.refused {
