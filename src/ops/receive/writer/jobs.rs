@@ -243,15 +243,19 @@ impl Job {
         Ok(None)
     }
 
-    /// A folder that was unmounted must not quietly become a new repository.
+    /// A folder that was unmounted must not quietly become a new repository, and what was written as it went is
+    /// in another place than it will be looked for: so it is asked before, and again before anything is acknowledged.
     async fn put_piece(&self, packed: &PackedPiece) -> Result<(), RepoError> {
         self.repository.is_mounted().await?;
-        tail::put_piece(&self.repository, packed.clone()).await.map(drop)
+        tail::put_piece(&self.repository, packed.clone()).await?;
+        self.repository.is_mounted().await
     }
 
     async fn store(&self, packed: &mut PackedWal) -> Result<Stored, RepoError> {
         self.repository.is_mounted().await?;
-        packed.store(&self.repository).await
+        let stored = packed.store(&self.repository).await?;
+        self.repository.is_mounted().await?;
+        Ok(stored)
     }
 }
 
