@@ -2,12 +2,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
 
 use pgp_pitr::pg::Lsn;
 use serde_json::Value;
 
+use crate::support::chance::Chance;
 use crate::support::cluster::{Cluster, Recovered};
-use crate::support::process::wait_for;
+use crate::support::process::{kill_with_descendants, wait_for};
 use crate::support::program::Answer;
 use crate::support::receiver::Receiver;
 use crate::support::tools::Major;
@@ -65,16 +69,17 @@ impl Stage {
         })
     }
 
+    /// Without its marker a folder is no repository: as if it were not mounted.
     fn take_repository_away(&self) {
-        fs::rename(self.vault.repo(), self.elsewhere()).unwrap();
+        fs::rename(self.marker("pgp.json"), self.marker("away")).unwrap();
     }
 
     fn bring_repository_back(&self) {
-        fs::rename(self.elsewhere(), self.vault.repo()).unwrap();
+        fs::rename(self.marker("away"), self.marker("pgp.json")).unwrap();
     }
 
-    fn elsewhere(&self) -> PathBuf {
-        Path::new(self.vault.repo()).with_file_name("elsewhere")
+    fn marker(&self, name: &str) -> PathBuf {
+        Path::new(self.vault.repo()).join(name)
     }
 
     fn reaches(&self) -> Option<Lsn> {
@@ -84,17 +89,20 @@ impl Stage {
     }
 }
 
+/// From here on commits wait for the receiver.
+fn make_synchronous(server: &Cluster) {
+    server.set("synchronous_standby_names", "\"pgp-pitr\"");
+    server.reload();
+    server.wait_until("select count(*) = 1 from pg_stat_replication where sync_state = 'sync'");
+}
+
 #[test]
 fn what_the_spool_promised_is_restored_though_the_server_died_while_the_store_was_away() {
     let mut stage = Stage::new();
     let promised = ["--synchronous", "--durable", "spool"];
     let mut receiver = stage.receiver(&promised);
     stage.wait_for_state("streaming");
-    stage.server.set("synchronous_standby_names", "\"pgp-pitr\"");
-    stage.server.reload();
-    stage
-        .server
-        .wait_until("select count(*) = 1 from pg_stat_replication where sync_state = 'sync'");
+    make_synchronous(&stage.server);
     stage
         .vault
         .pitr(["backup", "--slot", "pgp", "-d", &stage.server.conninfo()])
@@ -158,4 +166,104 @@ fn a_store_that_comes_back_is_caught_up_with_and_the_spool_is_let_go() {
     assert!(well["spool_bytes"].as_u64() < Some(32 << 20), "{well}");
     assert_eq!(receiver.stop(), Some(0), "{}", receiver.log());
     stage.vault.pitr(["list"]).with_code(0);
+}
+
+/// Does something when it goes.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// Rounds of killing and taking away.
+const ROUNDS: usize = 10;
+
+#[test]
+fn no_acknowledged_commit_is_lost_whatever_is_killed_and_taken_away() {
+    let chance = Chance::new();
+    let mut stage = Stage::new();
+    let promised = ["--synchronous", "--durable", "spool"];
+    let mut receiver = stage.receiver(&promised);
+    stage.wait_for_state("streaming");
+    make_synchronous(&stage.server);
+    stage
+        .vault
+        .pitr(["backup", "--slot", "pgp", "-d", &stage.server.conninfo()])
+        .with_code(0);
+    stage.server.sql("create table t (n int)");
+    let postmaster = fs::read_to_string(stage.server.data_dir().join("postmaster.pid")).unwrap();
+    let postmaster = postmaster.lines().next().unwrap().parse().unwrap();
+    let acknowledged = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // Until the server is gone. Each row is a commit that waits for the receiver.
+            for n in 0.. {
+                // Now and then a segment ends.
+                let switch = if n % 25 == 24 { "; select pg_switch_wal()" } else { "" };
+                if stage
+                    .server
+                    .try_sql(&format!("insert into t values ({n}){switch}"))
+                    .is_err()
+                {
+                    break;
+                }
+                acknowledged.lock().unwrap().push(n);
+            }
+        });
+        // Also where something here fails: the writer ends when its server does.
+        let _end = OnDrop(|| kill_with_descendants(postmaster));
+        let mut away = false;
+        for _ in 0..ROUNDS {
+            if chance.below(2) == 0 {
+                match away {
+                    true => stage.bring_repository_back(),
+                    false => stage.take_repository_away(),
+                }
+                away = !away;
+            }
+            thread::sleep(Duration::from_millis(chance.below(1500) as u64));
+            // With the store away nothing is known of the cluster but what the spool says; that must do.
+            if chance.below(2) == 0 {
+                receiver.kill9();
+                if away {
+                    stage.bring_repository_back();
+                    away = false;
+                }
+                receiver = stage.receiver(&promised);
+            }
+        }
+        if away {
+            stage.bring_repository_back();
+        }
+    });
+    stage.server.has_exited();
+    receiver.kill9();
+    let mut receiver = stage.receiver(&promised);
+    let acknowledged = acknowledged.into_inner().unwrap();
+    assert!(acknowledged.len() > 10, "only {} rows", acknowledged.len());
+    let mut reached = None;
+    wait_for("nothing more comes out of the spool", || {
+        thread::sleep(Duration::from_secs(1));
+        let before = std::mem::replace(&mut reached, stage.reaches());
+        (before.is_some() && before == reached).then_some(())
+    });
+    assert_eq!(receiver.stop(), Some(0), "{}", receiver.log());
+
+    let to = stage.scratch.join("restored");
+    stage.vault.restore(&to, &["--latest", "--archive", "off"]).with_code(0);
+    let mut restored = Cluster::on_directory(Major::usual(), &to);
+    assert_eq!(restored.recover(), Recovered::Open);
+    let rows: Vec<i32> = restored
+        .sql("select n from t order by n")
+        .lines()
+        .map(|n| n.parse().unwrap())
+        .collect();
+    let lost: Vec<&i32> = acknowledged.iter().filter(|n| !rows.contains(n)).collect();
+    assert!(
+        lost.is_empty(),
+        "{lost:?} of {} are lost; {reached:?}",
+        acknowledged.len()
+    );
 }
