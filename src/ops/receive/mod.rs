@@ -1,7 +1,7 @@
 //! `receive`: streams WAL into the repository until told to stop, and loses nothing that it has acknowledged.
 //!
-//! One [`connection`] after the other: [`server`] looks at the server and its slot, [`begin`] finds where to begin, and
-//! [`stream`] carries bytes from the server to the [`writer`], or through a spool ([`spooling`]). Whatever breaks, the next connection begins where the
+//! One `connection` after the other: `server` looks at the server and its slot, `begin` finds where to begin, and
+//! `stream` carries bytes from the server to the `writer`, or through a spool (`spooling`). Whatever breaks, the next connection begins where the
 //! repository ends. Timelines are what the server says (its history, and what it answers at a timeline's end).
 
 mod begin;
