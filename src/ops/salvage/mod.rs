@@ -1,7 +1,7 @@
 //! `salvage`: takes the valid tail out of a dead server's `pg_wal`.
 //!
-//! Two steps. [`survey`] reads the directory and the repository, follows the WAL record by record, and says what is to be
-//! stored: it writes nothing. [`store`] does what the survey says, by the usual rules: each object is created
+//! Two steps. `survey` reads the directory and the repository, follows the WAL record by record, and says what is to be
+//! stored: it writes nothing. `store` does what the survey says, by the usual rules: each object is created
 //! conditionally and in the order of the WAL, so that whatever interrupts it leaves a repository that goes as far as it
 //! goes, and the same command run again does the rest. The data directory is only ever read.
 

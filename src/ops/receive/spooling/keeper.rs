@@ -11,7 +11,7 @@ use crate::env::Env;
 use crate::error::{Explain, on_one_line};
 use crate::pg::{Lsn, Timeline};
 
-/// What the thread is asked for. Its queue has no bound of its own: who appends looks at [`Kept::end`].
+/// What the thread is asked for. Its queue has no bound of its own: who appends looks at [`Kept::synced`].
 enum Ask {
     Append(Timeline, Lsn, Bytes),
     Gap,
