@@ -14,7 +14,7 @@ use crate::repo::{self, ClusterInfo, Doubt, Fetched, Form, Repository, names, ta
 use crate::store::Name;
 
 pub use coverage::{Coverage, Run, StoredSegment, TimelineWal};
-pub use gaps::Gaps;
+pub use gaps::{Entry, Gaps, OffPath};
 
 /// How many backups' records are read at a time.
 const RECORDS_AT_ONCE: usize = 16;

@@ -7,10 +7,11 @@ use super::pitr::{PROGRAM, Session};
 use super::progress::size;
 use super::run::{block_on, open_store};
 use super::{report, shape};
+use crate::catalog::Entry;
 use crate::error::Failure;
 use crate::ops::list::{self, Listing};
 use crate::pg::time::rfc3339;
-use crate::pg::{Lsn, SystemId};
+use crate::pg::{Lsn, SystemId, Timeline};
 use crate::repo::backup::BackupState;
 use crate::repo::{Form, Repository};
 
@@ -68,6 +69,7 @@ fn json(listing: &Listing) -> Value {
             "backup": window.backup,
         })).collect::<Vec<_>>(),
         "gaps_after_newest_backup": after_newest(listing).iter().map(gap).collect::<Vec<_>>(),
+        "timelines_without_backup": unserved(listing).iter().map(|(timeline, _)| timeline).collect::<Vec<_>>(),
         "doubtful": listing.catalog.doubts.iter().map(|doubt| json!({
             "file": doubt.file.to_string(),
             "lsn": doubt.at,
@@ -81,6 +83,15 @@ fn after_newest(listing: &Listing) -> Vec<(Lsn, Lsn)> {
     let newest = listing.catalog.timelines().last().copied();
     let gaps = newest.and_then(|timeline| listing.catalog.gaps(timeline));
     gaps.map(|gaps| gaps.after).unwrap_or_default()
+}
+
+/// Timelines that no recovery can enter though there are backups, and of the newest backup why.
+fn unserved(listing: &Listing) -> Vec<(Timeline, String)> {
+    let why = |timeline| match listing.catalog.entry(timeline) {
+        Entry::Nowhere(newest, why) => Some((timeline, format!("of the newest, {}: {why}", newest.id))),
+        Entry::Backup(_) | Entry::NoBackup => None,
+    };
+    listing.catalog.timelines().into_iter().filter_map(why).collect()
 }
 
 fn describe(listing: &Listing) -> String {
@@ -134,6 +145,16 @@ fn describe(listing: &Listing) -> String {
         for (from, to) in &wal.gaps {
             text.push_str(&format!("    gap: {from} to {to} is missing\n"));
         }
+    }
+    let newest = listing.catalog.timelines().last().copied();
+    for (timeline, why) in unserved(listing) {
+        let advice = match Some(timeline) == newest {
+            true => "; take a base backup now",
+            false => "",
+        };
+        text.push_str(&format!(
+            "  no backup leads to timeline {timeline}: nothing on it can be restored ({why}){advice}\n"
+        ));
     }
     for doubt in &listing.catalog.doubts {
         text.push_str(&format!("  warning: {doubt}\n"));

@@ -414,20 +414,19 @@ fn json(plan: &Plan, settings: &restore::RecoverySettings) -> Value {
 /// A refusal, for programs.
 fn refused(refusal: &Refusal) -> Value {
     let nearest = refusal.nearest().unwrap_or_default();
-    let moment = |moment: Option<Moment>| {
-        moment.map(|moment| {
-            json!({
-                "at": moment.at.map(rfc3339),
-                "lsn": moment.lsn,
-                "backup": moment.backup,
-                "flags": moment.flags,
-            })
+    let moment = |moment: &Moment| {
+        json!({
+            "at": moment.at.map(rfc3339),
+            "lsn": moment.lsn,
+            "backup": moment.backup,
+            "flags": moment.flags,
         })
     };
     json!({
         "error": refusal.to_string(),
-        "before": moment(nearest.before),
-        "after": moment(nearest.after),
+        "before": nearest.before.as_ref().map(moment),
+        "after": nearest.after.as_ref().map(moment),
+        "elsewhere": nearest.elsewhere.iter().map(|(_, end)| moment(end)).collect::<Vec<_>>(),
     })
 }
 

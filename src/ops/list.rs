@@ -5,7 +5,7 @@ mod edges;
 use chrono::{DateTime, Utc};
 
 use self::edges::Edges;
-use crate::catalog::{Catalog, Run, StoredSegment};
+use crate::catalog::{Catalog, OffPath, Run, StoredSegment};
 use crate::error::Failure;
 use crate::pg::{Leg, Lsn, SegmentNumber, SystemId, Timeline, TimelineHistory, WalFileName};
 use crate::repo::backup::{BackupId, BackupRecord, BackupState};
@@ -202,8 +202,7 @@ fn stubs(catalog: &Catalog) -> Vec<Stub> {
 /// backup is of no use on that path.
 fn run_from(catalog: &Catalog, stubs: &[Stub], path: &[Leg], backup: &BackupRecord) -> Option<Run> {
     let size = catalog.info.segment_size;
-    let leg = path.iter().find(|leg| leg.timeline == backup.timeline)?;
-    if backup.state == BackupState::Damaged || leg.to.is_some_and(|to| backup.stop_lsn > to) {
+    if backup.state == BackupState::Damaged || OffPath::of(path, backup).is_some() {
         return None;
     }
     let first = SegmentNumber::holding(backup.start_lsn, size);

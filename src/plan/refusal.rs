@@ -43,6 +43,8 @@ pub struct Nearest {
     pub before: Option<Moment>,
     /// After it.
     pub after: Option<Moment>,
+    /// Where nothing can be reached on either side: the ends of other timelines, newest first.
+    pub elsewhere: Vec<(Timeline, Moment)>,
 }
 
 /// A recovery that can't be had.
@@ -98,7 +100,7 @@ impl Refusal {
             Self::OutOfReach { nearest, .. } => Some((**nearest).clone()),
             Self::Damaged { before, .. } => Some(Nearest {
                 before: before.as_deref().cloned(),
-                after: None,
+                ..Nearest::default()
             }),
             _ => None,
         }
@@ -124,6 +126,14 @@ impl Explain for Refusal {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::OutOfReach { nearest, .. } if !nearest.elsewhere.is_empty() => {
+                let end = |(timeline, moment): &(Timeline, Moment)| format!("timeline {timeline} up to {moment}");
+                let ends: Vec<String> = nearest.elsewhere.iter().map(end).collect();
+                Some(format!(
+                    "nothing on that timeline can be reached, but {}",
+                    ends.join("; ")
+                ))
+            }
             Self::OutOfReach { before, after, .. } => {
                 let side = |name, moment: &Option<String>| match moment {
                     Some(moment) => format!("nearest {name}: {moment}"),

@@ -9,8 +9,8 @@ use std::future::Future;
 use futures_util::stream::{self, StreamExt};
 
 use super::course::Course;
-use super::recovery::{Findings, Missed, Plan, Refusal, Requested, settle};
-use crate::catalog::{Catalog, StoredSegment};
+use super::recovery::{Findings, Missed, Nearest, Plan, Refusal, Requested, settle};
+use crate::catalog::{Catalog, OffPath, StoredSegment};
 use crate::error::{Class, Failure};
 use crate::pg::{ControlSettings, Leg, Lsn, SegmentName, SegmentNumber, Timeline, TimelineHistory};
 use crate::repo::Form;
@@ -166,14 +166,14 @@ impl<'a, S: Source> Search<'a, S> {
         }
     }
 
-    /// Another timeline on which a transaction or a restore point can be had, where none was named.
+    /// Another timeline on which the target can be had, where none was named. The end of the WAL and of a backup are
+    /// other places on each.
     async fn elsewhere(&self) -> Result<Option<Timeline>, Failure> {
-        let is_of_one = matches!(self.request.requested, Requested::Xid(_) | Requested::Name(_));
-        if !is_of_one || self.request.timeline != TimelineChoice::Latest {
+        let is_anywhere = matches!(self.request.requested, Requested::Latest | Requested::Immediate);
+        if is_anywhere || self.request.timeline != TimelineChoice::Latest {
             return Ok(None);
         }
-        let others = self.catalog.timelines().into_iter().rev();
-        for timeline in others.filter(|timeline| *timeline != self.timeline) {
+        for timeline in self.others() {
             let request = Request {
                 timeline: TimelineChoice::Number(timeline),
                 ..self.request.clone()
@@ -202,7 +202,11 @@ impl<'a, S: Source> Search<'a, S> {
             }
             Err(failure) => return Err(failure),
         };
-        Err(self.out_of_reach(why, Default::default()).into())
+        let nearest = Nearest {
+            elsewhere: self.ends_elsewhere().await?,
+            ..Nearest::default()
+        };
+        Err(self.out_of_reach(why, nearest).into())
     }
 
     /// Tries one backup after the other.
@@ -384,17 +388,8 @@ impl<'a, S: Source> Search<'a, S> {
             return Err((why.to_owned(), false));
         }
         let no = |why| Err((why, false));
-        let Some(leg) = self.path.iter().find(|leg| leg.timeline == backup.timeline) else {
-            return no(format!(
-                "its timeline {} does not lead to timeline {}",
-                backup.timeline, self.timeline
-            ));
-        };
-        if let Some(left) = leg.to.filter(|left| backup.stop_lsn > *left) {
-            return no(format!(
-                "it ended at {}, after timeline {} was left at {left}",
-                backup.stop_lsn, backup.timeline
-            ));
+        if let Some(off) = OffPath::of(&self.path, backup) {
+            return no(off.to_string());
         }
         if let Some(why) = request.requested.rules_out(request.inclusive, backup) {
             return Err((why, true));

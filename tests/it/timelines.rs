@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use pgp_pitr::pg::Lsn;
 
 use crate::support::cluster::{Cluster, Recovered, Stop};
 use crate::support::ledger::{self, Commit, History, Target};
+use crate::support::program::Answer;
 use crate::support::tools::Major;
 use crate::support::user::Scratch;
 use crate::support::vault::Vault;
@@ -109,6 +111,80 @@ fn three_timelines_in_one_repository_are_restored_on_either_side_of_their_forks(
     // A backup of the second timeline is no way to the first.
     let second_only = ["--latest", "--target-timeline", "1", "--backup", two.as_str().unwrap()];
     plan(&second_only).with_code(3);
+}
+
+#[test]
+fn a_timeline_that_no_backup_leads_to_fails_check_and_what_can_be_had_on_the_other_is_named() {
+    let vault = Vault::folder();
+    let scratch = Scratch::new();
+    let first = vault.protect(Cluster::builder(Major::usual()).conf("autovacuum", "off"));
+    ledger::write(&first, 2, 4);
+    let early = vault.backup(&first);
+    ledger::write(&first, 2, 4);
+    let fork: String = first.sql("select pg_current_wal_lsn()");
+    ledger::write(&first, 2, 4);
+    let late = vault.backup(&first);
+    ledger::write(&first, 2, 4);
+    first.archive_now();
+    let second = promoted(&vault, &scratch, "second", &["--target-lsn", &fork]);
+    ledger::write(&second, 2, 4);
+    second.archive_now();
+    let check = |code| vault.pitr(["check", "-d", &second.conninfo()]).with_code(code);
+    let on_two = |answer: &Answer| {
+        let json = vault.pitr(["list", "--json"]).with_code(0).json();
+        let listed = json["clusters"][0]["timelines_without_backup"] == serde_json::json!([2]);
+        assert_eq!(
+            listed,
+            answer.stdout.contains("no base backup leads to timeline 2"),
+            "{json}"
+        );
+        let text = vault.pitr(["list"]).with_code(0).stdout;
+        assert_eq!(listed, text.contains("no backup leads to timeline 2"), "{text}");
+        assert_eq!(listed, text.contains("take a base backup now"), "{text}");
+        listed
+    };
+    assert!(!on_two(&check(0)));
+
+    // As if there had been no backup before the fork.
+    let listed = vault.pitr(["list", "--json"]).with_code(0).json();
+    let system = listed["clusters"][0]["system_identifier"].as_str().unwrap();
+    let backups = Path::new(vault.repo()).join("clusters").join(system).join("backups");
+    fs::remove_dir_all(backups.join(early["id"].as_str().unwrap())).unwrap();
+    let answer = check(3);
+    assert!(on_two(&answer));
+    assert!(
+        answer.stdout.contains(late["id"].as_str().unwrap()),
+        "{}",
+        answer.stdout
+    );
+    assert!(answer.stderr.contains("pgp-pitr backup"), "{}", answer.stderr);
+
+    let plan = |arguments: &[&str]| vault.pitr(["plan"].iter().chain(arguments));
+    let on_first = plan(&["--latest", "--target-timeline", "1", "--json"])
+        .with_code(0)
+        .json();
+    let refused = plan(&["--latest"]).with_code(3);
+    let last = on_first["reaches"]["last_commit_at"].as_str().unwrap();
+    let named = format!("but timeline 1 up to {last}");
+    assert!(refused.stderr.contains(&named), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("--latest --target-timeline 1"),
+        "{}",
+        refused.stderr
+    );
+    let refused = plan(&["--latest", "--json"]).with_code(3).json();
+    let flags = &refused["elsewhere"][0]["flags"];
+    assert_eq!(*flags, serde_json::json!(["--latest", "--target-timeline", "1"]));
+    let refused = plan(&["--target-time", last]).with_code(3);
+    assert!(
+        refused.stderr.contains("timeline 1 has it: --target-timeline 1"),
+        "{}",
+        refused.stderr
+    );
+
+    vault.backup(&second);
+    assert!(!on_two(&check(0)));
+    plan(&["--latest"]).with_code(0);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::CheckError;
 use super::sql::{Row, Sql};
 use crate::error::Failure;
-use crate::pg::{MajorVersion, SegmentSize, SystemId};
+use crate::pg::{MajorVersion, SegmentSize, SystemId, Timeline};
 use crate::repo::ClusterInfo;
 
 /// More slots than this are not looked at one by one.
@@ -22,6 +22,8 @@ pub(super) struct ServerFacts {
     pub(super) segment_size: SegmentSize,
     pub(super) wal_page_size: u32,
     pub(super) in_recovery: bool,
+    /// The one that it writes, or on a standby the newest that it has got WAL of.
+    pub(super) timeline: Timeline,
     pub(super) database: String,
     pub(super) role: String,
     /// The role has `REPLICATION` or is a superuser.
@@ -103,6 +105,11 @@ pub(super) async fn gather(sql: &Sql, major: MajorVersion) -> Result<ServerFacts
             "select current_setting('server_version') as version,
                     (select system_identifier from pg_control_system()) as system,
                     pg_is_in_recovery() as in_recovery,
+                    case when pg_is_in_recovery()
+                         then lpad(to_hex(greatest((select timeline_id from pg_control_checkpoint()),
+                                                   (select min_recovery_end_timeline from pg_control_recovery()),
+                                                   (select received_tli from pg_stat_wal_receiver))), 8, '0')
+                         else substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end as timeline,
                     current_database() as database,
                     current_user as role,
                     (select rolreplication or rolsuper from pg_roles where rolname = current_user) as replicate,
@@ -129,6 +136,10 @@ pub(super) async fn gather(sql: &Sql, major: MajorVersion) -> Result<ServerFacts
         segment_size: segment_size.map_err(|_| CheckError::Answer("wal_segment_size"))?,
         wal_page_size: u32::try_from(number("wal_block_size")?).map_err(|_| CheckError::Answer("wal_block_size"))?,
         in_recovery: row.is("in_recovery"),
+        timeline: row
+            .text("timeline")
+            .and_then(Timeline::from_hex)
+            .ok_or(CheckError::Answer("timeline"))?,
         database: row.need("database")?,
         role: row.need("role")?,
         may_replicate: row.is("replicate"),
@@ -229,6 +240,7 @@ pub(super) mod tests {
             segment_size: SegmentSize::DEFAULT,
             wal_page_size: 8192,
             in_recovery: false,
+            timeline: Timeline::FIRST,
             database: "postgres".to_owned(),
             role: "backup".to_owned(),
             may_replicate: true,

@@ -10,9 +10,8 @@ use crate::pg::{Lsn, Timeline};
 /// What scripts know the check by, and what decides the exit code.
 pub(super) const NAME: &str = "wal_gaps";
 
-/// Gaps on the newest timeline; `None` where no backup serves it, and so none matters.
-pub(super) fn judge(listing: &Listing) -> Option<Check> {
-    let timeline = listing.catalog.timelines().last().copied()?;
+/// Gaps on the way to a timeline; `None` where no backup serves it, and so none matters.
+pub(super) fn judge(listing: &Listing, timeline: Timeline) -> Option<Check> {
     let gaps = listing.catalog.gaps(timeline)?;
     if let Some((from, to)) = gaps.after.first() {
         let last = windows(listing, timeline).rfind(|window| window.from_lsn <= *from);

@@ -15,6 +15,7 @@ mod server;
 mod slots;
 mod sql;
 mod synchronous;
+mod timeline;
 mod words;
 
 use std::time::Duration;
@@ -23,6 +24,7 @@ use serde::Serialize;
 
 use crate::env::Env;
 use crate::error::{Class, Explain, Failure};
+use crate::ops::list;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::{MajorVersion, VersionError};
 use crate::replication::{ReplicationSession, SlotName, SystemIdentity};
@@ -128,6 +130,9 @@ pub enum CheckError {
     /// Nothing is wrong but that WAL is missing.
     #[error("WAL is missing after the newest base backup")]
     Gap,
+    /// Nothing is wrong but that no backup leads to the server's timeline.
+    #[error("no base backup leads to the timeline that the server is on")]
+    NoEntry,
     /// The server takes too long.
     #[error("no answer from the server within {}", humantime::format_duration(*.0))]
     NoAnswer(Duration),
@@ -140,7 +145,7 @@ impl Explain for CheckError {
     fn class(&self) -> Class {
         match self {
             Self::NotFit { .. } => Class::Damaged,
-            Self::Gap => Class::OutOfReach,
+            Self::Gap | Self::NoEntry => Class::OutOfReach,
             Self::NoAnswer(_) => Class::Unavailable,
             Self::Answer(_) => Class::Failed,
         }
@@ -149,7 +154,7 @@ impl Explain for CheckError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NotFit { .. } => None,
-            Self::Gap => Some("take a new base backup: pgp-pitr backup".to_owned()),
+            Self::Gap | Self::NoEntry => Some("take a new base backup: pgp-pitr backup".to_owned()),
             Self::NoAnswer(_) => Some("look into its log; is it overloaded, or the network cut?".to_owned()),
             Self::Answer(_) => Some("is a proxy between, or something else that changes answers?".to_owned()),
         }
@@ -185,6 +190,7 @@ impl Report {
         match failed.as_slice() {
             [] => Ok(()),
             [only] if only == gaps::NAME => Err(CheckError::Gap.into()),
+            [only] if only == timeline::NAME => Err(CheckError::NoEntry.into()),
             _ => Err(CheckError::NotFit {
                 failed,
                 of: self.checks.len(),
@@ -262,6 +268,16 @@ pub async fn check(
         match round_trip::check(sql, facts, repository, request).await {
             Ok(check) => log.add(check),
             Err(failure) => log.broke_off("round_trip", failure),
+        }
+        // Not before: what a server that was just promoted archives comes in turn.
+        match list::list(repository, Some(facts.system)).await {
+            Ok(listings) => log.extend(listings.first().into_iter().flat_map(|listing| {
+                let timeline = facts.timeline;
+                timeline::judge(listing, timeline)
+                    .into_iter()
+                    .chain(gaps::judge(listing, timeline))
+            })),
+            Err(failure) => log.broke_off(gaps::NAME, failure),
         }
     }
     // Last, so that it tells what the round trip has left.

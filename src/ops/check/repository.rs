@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::facts::ServerFacts;
-use super::{Check, Log, Request, gaps, words};
+use super::{Check, Log, Request, words};
 use crate::disk;
 use crate::error::Failure;
-use crate::ops::{init, list};
+use crate::ops::init;
 use crate::pg::SystemId;
 use crate::pg::size::Size;
 use crate::repo::backup::{self, BackupRecord, BackupState};
@@ -84,10 +84,6 @@ pub(super) async fn check(
         match newest_backup(&repository, facts.system).await {
             Ok(newest) => log.add(judge_backup(newest.as_ref(), store.env().now())),
             Err(failure) => log.broke_off("newest_backup", failure),
-        }
-        match list::list(&repository, Some(facts.system)).await {
-            Ok(listings) => log.extend(listings.first().and_then(gaps::judge)),
-            Err(failure) => log.broke_off(gaps::NAME, failure),
         }
     }
     Some(repository)

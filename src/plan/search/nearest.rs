@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use super::{Request, Search, Source, TimelineChoice, Way};
 use crate::error::Failure;
 use crate::pg::time::{RecoveryTime, rfc3339};
-use crate::pg::{Lsn, SegmentNumber};
+use crate::pg::{Lsn, SegmentNumber, Timeline};
 use crate::plan::recovery::{Findings, Moment, Nearest, Plan, Refusal, Requested};
 use crate::repo::backup::{BackupId, BackupRecord, BackupState};
 use crate::wal::{Extent, Stop, Target, Xid};
@@ -124,7 +124,14 @@ impl<S: Source> Search<'_, S> {
             if after.is_none() {
                 after = self.after(&miss.later).await?;
             }
-            return Ok(self.out_of_reach(miss.why, Nearest { before, after }));
+            return Ok(self.out_of_reach(
+                miss.why,
+                Nearest {
+                    before,
+                    after,
+                    ..Nearest::default()
+                },
+            ));
         }
         if !miss.damaged {
             self.place(&mut miss).await?;
@@ -137,7 +144,16 @@ impl<S: Source> Search<'_, S> {
             return Ok(self.damaged(miss.why, before));
         }
         let after = self.after(&miss.later).await?;
-        Ok(self.out_of_reach(miss.why, Nearest { before, after }))
+        let elsewhere = match (&before, &after, &self.request.backup) {
+            (None, None, None) => self.ends_elsewhere().await?,
+            _ => Vec::new(),
+        };
+        let nearest = Nearest {
+            before,
+            after,
+            elsewhere,
+        };
+        Ok(self.out_of_reach(miss.why, nearest))
     }
 
     /// What is answered where a segment on the way of a plan turns out to be damaged: `how`, and `at` which place on
@@ -254,6 +270,30 @@ impl<S: Source> Search<'_, S> {
             }
         }
         Ok(None)
+    }
+
+    /// The ends of other timelines that can be had.
+    pub(super) async fn ends_elsewhere(&self) -> Result<Vec<(Timeline, Moment)>, Failure> {
+        let mut ends = Vec::new();
+        for timeline in self.others() {
+            let request = Request {
+                requested: Requested::Latest,
+                inclusive: true,
+                timeline: TimelineChoice::Number(timeline),
+                backup: None,
+            };
+            let search = Search::new(self.source, self.catalog, &request)?;
+            let moment = search.tried(Requested::Latest, true, None, None, None).await?;
+            ends.extend(moment.map(|moment| (timeline, moment)));
+        }
+        Ok(ends)
+    }
+
+    /// All timelines but this one that PostgreSQL follows, newest first.
+    pub(super) fn others(&self) -> impl Iterator<Item = Timeline> {
+        let others = self.catalog.timelines().into_iter().rev();
+        let has_history = |timeline| timeline == Timeline::FIRST || self.catalog.histories.contains_key(&timeline);
+        others.filter(move |timeline| *timeline != self.timeline && has_history(*timeline))
     }
 
     /// A moment, if it can be had; what is not given is told by its plan.
