@@ -194,8 +194,8 @@ def waiting(bench, s3):
             rows[label] = {clients: commits(bench, clients) for clients in (1, 32)}
         finally:
             # First, because a commit that waits for nobody waits for ever.
-            bench.sql("set synchronous_commit = local; alter system reset synchronous_standby_names")
-            bench.sql("set synchronous_commit = local; select pg_reload_conf()")
+            bench.sql("alter system reset synchronous_standby_names")
+            bench.sql("select pg_reload_conf()")
             rows.setdefault(label, {})["peak_bytes"] = receiver.stop()
 
     for number, (label, repo, environment) in enumerate(

@@ -99,7 +99,7 @@ pub(super) struct Writer {
     unstored: VecDeque<(SegmentNumber, Cutter)>,
     durable: Durable,
     check: Option<Check>,
-    pieces_in_flight: usize,
+    piece_in_flight: bool,
     merging: bool,
     /// Pieces that something longer will take the place of.
     made: Vec<Piece>,
@@ -133,7 +133,7 @@ impl Writer {
                 tail,
                 hasher: Hasher::default(),
             }),
-            pieces_in_flight: 0,
+            piece_in_flight: false,
             merging: false,
             made: Vec::new(),
             server_end: start,
@@ -298,7 +298,7 @@ impl Writer {
     fn cut(&mut self, now: Instant) {
         let whole = self.is_whole();
         loop {
-            let in_flight = self.pieces_in_flight;
+            let in_flight = self.piece_in_flight;
             let full = self
                 .unstored
                 .iter_mut()
@@ -324,7 +324,7 @@ impl Writer {
     }
 
     fn send(&mut self, cut: Cut) {
-        self.pieces_in_flight += 1;
+        self.piece_in_flight = true;
         self.store_piece(cut, false);
     }
 
@@ -335,7 +335,7 @@ impl Writer {
     pub(super) async fn progress(&mut self) -> Result<(), Failure> {
         let deadline = self.cutters().filter_map(|cutter| cutter.deadline()).min();
         // While a piece is on its way, the next one's time does not matter.
-        let deadline = deadline.filter(|_| self.pieces_in_flight == 0);
+        let deadline = deadline.filter(|_| !self.piece_in_flight);
         let later = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,

@@ -126,7 +126,7 @@ impl Writer {
             let gone = self.made.extract_if(.., |made| covered(made)).collect();
             self.discard(gone);
         } else {
-            self.pieces_in_flight -= 1;
+            self.piece_in_flight = false;
             self.durable.add(piece.from, piece.to);
             // A merge may have overtaken it.
             let covers = |made: &Piece| made.from <= piece.from && piece.to <= made.to;
