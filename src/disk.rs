@@ -56,6 +56,20 @@ impl Staged {
     /// Whatever the file system says.
     pub fn beside(goal: &Path, mode: u32, env: &Env) -> io::Result<Self> {
         make_folders(parent(goal))?;
+        Self::begin(goal, mode, env)
+    }
+
+    /// Begins the file that will be `goal`, somewhere below `root`. Only folders below that are made: where `root` itself
+    /// has gone, it stays gone.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn below(root: &Path, goal: &Path, mode: u32, env: &Env) -> io::Result<Self> {
+        make_folders_below(root, parent(goal))?;
+        Self::begin(goal, mode, env)
+    }
+
+    fn begin(goal: &Path, mode: u32, env: &Env) -> io::Result<Self> {
         let mut name = goal.file_name().map(OsString::from).unwrap_or_default();
         name.push(format!("#{}", env.chance()));
         let path = goal.with_file_name(name);
@@ -294,6 +308,22 @@ fn make_folders(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o777).create(folder)
 }
 
+fn make_folders_below(root: &Path, folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let below = folder.strip_prefix(root).map_err(io::Error::other)?;
+    let mut path = root.to_path_buf();
+    for part in below.components() {
+        path.push(part);
+        match fs::DirBuilder::new().mode(0o777).create(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Fsyncs `folder`, and the folders above it up to and including `root` as far as they may hold an
 /// entry that is not durable: one of the folders may have been made just now, by us or by another
 /// process that has not come to its own fsync. Even where there is nothing to write, an fsync waits
@@ -359,6 +389,22 @@ mod tests {
             .collect();
         left.sort();
         assert_eq!(left, ["a", "a#x", "b#17"]);
+    }
+
+    #[test]
+    fn a_root_that_is_gone_stays_gone() {
+        let above = tempfile::tempdir().unwrap();
+        let root = above.path().join("mounted");
+        let goal = root.join("a/b");
+        let error = Staged::below(&root, &goal, 0o600, &env()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(!root.exists());
+        fs::create_dir(&root).unwrap();
+        Staged::below(&root, &goal, 0o600, &env())
+            .unwrap()
+            .create(&root)
+            .unwrap();
+        assert!(goal.exists());
     }
 
     #[test]

@@ -19,16 +19,6 @@ pub use gaps::{Entry, Gaps, OffPath};
 /// How many backups' records are read at a time.
 const RECORDS_AT_ONCE: usize = 16;
 
-/// Reads only which WAL of a cluster is there.
-///
-/// # Errors
-/// The store.
-pub async fn coverage(repository: &Repository, info: &ClusterInfo) -> Result<Coverage, Failure> {
-    let mut catalog = Catalog::of_nothing(info.clone());
-    catalog.read_wal(repository).await?;
-    Ok(catalog.wal)
-}
-
 /// One cluster as the repository has it.
 #[derive(Debug, Clone)]
 pub struct Catalog {

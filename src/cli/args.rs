@@ -194,7 +194,7 @@ pub struct ReceiveArgs {
     /// A folder that takes WAL while the repository can't be written to
     #[arg(long, value_name = "DIR")]
     pub spool: Option<String>,
-    /// How much the spool may hold [default: 1GB]
+    /// How much the spool may hold, 32MB at least [default: 1GB]
     #[arg(long, value_name = "SIZE")]
     pub spool_limit: Option<String>,
     /// What the server is told to be durable: store or spool [default: store]

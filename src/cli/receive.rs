@@ -13,7 +13,7 @@ use super::settings::SettingsError;
 use super::{log, report};
 use crate::error::{Class, Explain, Failure};
 use crate::ops;
-use crate::ops::receive::spool::DEFAULT_LIMIT;
+use crate::ops::receive::spool::{DEFAULT_LIMIT, LEAST_LIMIT};
 use crate::ops::receive::{self, Options, Pace, Promise, SpoolOptions, Until};
 use crate::pg::duration::Span;
 use crate::pg::size::Size;
@@ -112,7 +112,12 @@ impl Session {
             _ => Err("what is durable is what is in the store or in the spool: store or spool"),
         };
         let promise = self.settings.read("durable", promise)?.unwrap_or_default();
-        let limit = self.settings.get::<Size>("spool_limit")?.unwrap_or(DEFAULT_LIMIT);
+        let limit = |text: &str| match text.parse::<Size>() {
+            Ok(limit) if limit < LEAST_LIMIT => Err(format!("a spool holds {LEAST_LIMIT} at least")),
+            Ok(limit) => Ok(limit),
+            Err(error) => Err(error.to_string()),
+        };
+        let limit = self.settings.read("spool_limit", limit)?.unwrap_or(DEFAULT_LIMIT);
         match self.settings.text("spool") {
             Some((folder, _)) => Ok(Some(SpoolOptions {
                 folder: folder.into(),

@@ -183,8 +183,12 @@ fn first_line(seen: &Seen) -> String {
 
 fn positions(status: &Status) -> String {
     let told = |lsn: Option<crate::pg::Lsn>| lsn.map_or_else(|| "unknown".to_owned(), |lsn| lsn.to_string());
+    let stored = match status.stored_lsn == status.durable_lsn {
+        true => String::new(),
+        false => format!(" (in the repository {})", told(status.stored_lsn)),
+    };
     format!(
-        "durable {}, received {}, server at {}",
+        "durable {}{stored}, received {}, server at {}",
         told(status.durable_lsn),
         told(status.received_lsn),
         told(status.server_lsn),
@@ -290,6 +294,7 @@ mod tests {
         status.received_lsn = Some(Lsn::new(0x500_0A10));
         status.server_lsn = status.received_lsn;
         status.durable_lsn = Some(Lsn::new(0x400_0000));
+        status.stored_lsn = status.durable_lsn;
         status.set_lag(Lag {
             bytes: 16_780_816,
             commit_time: std::time::Duration::from_millis(2500),

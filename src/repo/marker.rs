@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{RepoError, names};
 use crate::codec::Digest;
 use crate::disk::{Created, KnownFolders};
-use crate::store::Store;
+use crate::store::{Name, Store};
 
 /// The newest repository format that this version reads and the one it writes.
 const FORMAT: u32 = 1;
@@ -93,6 +93,25 @@ impl Repository {
                 url: self.store.url().to_string(),
             }),
         }
+    }
+
+    /// Whether the folder that it lies in is still that one, and holds this object: what was written while it was
+    /// unmounted lies in another place than it will be looked for. Of a bucket nothing is asked.
+    ///
+    /// # Errors
+    /// The folder holds no marker, or not the object.
+    pub async fn still_holds(&self, name: &Name) -> Result<(), RepoError> {
+        self.is_mounted().await?;
+        if let Some(file) = self.store.file(name)
+            && !tokio::task::spawn_blocking(move || file.exists())
+                .await
+                .unwrap_or(false)
+        {
+            return Err(RepoError::Taken {
+                object: self.store.full(name),
+            });
+        }
+        self.is_mounted().await
     }
 
     /// The store it lies in.

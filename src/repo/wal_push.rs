@@ -158,7 +158,8 @@ impl Packing {
             return Self::begin_in_memory(head, level);
         };
         let failed = |error| create_error(store, &name, error);
-        let mut staged = disk::Staged::beside(&path, 0o666, store.env()).map_err(failed)?;
+        let root = store.folder().map(PathBuf::from).unwrap_or_default();
+        let mut staged = disk::Staged::below(&root, &path, 0o666, store.env()).map_err(failed)?;
         // The identity is only known at the end, so its place is left free.
         staged
             .file()
@@ -299,6 +300,11 @@ impl PackedWal {
         self.head.file
     }
 
+    /// Its object.
+    pub fn name(&self) -> Name {
+        names::wal_file(self.head.system, self.head.file)
+    }
+
     /// Whether it is held in memory, so that a store that failed can be asked again. A file whose fsync failed must not
     /// be believed a second time.
     pub const fn is_in_memory(&self) -> bool {
@@ -319,7 +325,7 @@ impl PackedWal {
     /// Other content under the same name; the store; a second try of what is not in memory.
     pub async fn store(&mut self, repository: &Repository) -> Result<Stored, RepoError> {
         let store = repository.store();
-        let name = names::wal_file(self.head.system, self.head.file);
+        let name = self.name();
         if let Some(doubt) = &self.doubt {
             doubt.keep(repository, self.head.system).await?;
         }
@@ -365,7 +371,7 @@ pub(super) async fn create(store: &Store, name: &Name, payload: PutPayload) -> R
         store.env().clone(),
     );
     let write = move || {
-        let mut staged = disk::Staged::beside(&path, 0o666, &env)?;
+        let mut staged = disk::Staged::below(&root, &path, 0o666, &env)?;
         for piece in &payload {
             staged.file().write_all(piece)?;
         }

@@ -1,6 +1,7 @@
 //! One connection: from the first word to the server to the last.
 
 use super::begin::{self, Begin, Unit};
+use super::monitor::gaps_that_matter;
 use super::server::{self, Server, Wanted};
 use super::sink::Sink;
 use super::spool::Spool;
@@ -10,7 +11,7 @@ use super::stream::Ended;
 use super::tidy::tidy;
 use super::writer::{Goal, Writer};
 use super::{ReceiveError, Receiver, Until};
-use crate::catalog::{self, Coverage};
+use crate::catalog::{Catalog, Coverage};
 use crate::error::Failure;
 use crate::ops::history;
 use crate::pg::{Lsn, SegmentNumber, SegmentSize, SystemId, Timeline};
@@ -63,12 +64,15 @@ impl Receiver {
             return Ok((server, session, from, None));
         }
         let (repository, cluster) = (&self.repository, &server.cluster);
-        let mut stored = catalog::coverage(repository, cluster).await?;
-        if tidy(repository, cluster, &stored, self.options.level).await? {
-            stored = catalog::coverage(repository, cluster).await?;
+        let mut catalog = Catalog::read(repository, cluster.clone()).await?;
+        if tidy(repository, cluster, &catalog.wal, self.options.level).await? {
+            catalog = Catalog::read(repository, cluster.clone()).await?;
         }
-        let unit = first_unit(&server, &stored)?;
-        Ok((server, session, From::Segment(unit), Some(stored)))
+        if let Some(gaps) = gaps_that_matter(&catalog, server.timeline) {
+            self.monitor.gaps(gaps);
+        }
+        let unit = first_unit(&server, &catalog.wal)?;
+        Ok((server, session, From::Segment(unit), Some(catalog.wal)))
     }
 
     /// Where the spool ends, there the server's WAL goes on. What the server's timelines left behind is passed over.

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::env::Env;
-use crate::error::{Class, Failure};
+use crate::error::{Class, Explain, Failure};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::size::Size;
 use crate::pg::{Lsn, SystemId};
@@ -102,15 +102,27 @@ pub async fn receive(
     options: &Options,
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
+    let mut monitor = Monitor::new(options, info, store.env());
+    let Some(opened) = open(store, options, stop, &mut monitor).await else {
+        return Ok(());
+    };
+    let repository = match opened {
+        Ok(repository) => repository,
+        Err(failure) => {
+            let failed = Err(failure);
+            monitor.ended(&failed);
+            return failed;
+        }
+    };
     let mut receiver = Receiver {
-        repository: Repository::open(store).await?,
+        repository,
         info: info.clone(),
         options: options.clone(),
         stop: stop.clone(),
         trouble: Trouble::default(),
         cluster: None,
         spooling: None,
-        monitor: Monitor::new(options, info, store.env()),
+        monitor,
         until: match options.until {
             Some(Until::Lsn(lsn)) => Some(lsn),
             _ => None,
@@ -122,6 +134,42 @@ pub async fn receive(
     };
     receiver.monitor.ended(&received);
     received
+}
+
+/// Opens the repository, however long that takes; `None` where we are told to stop before. Where there is none, that is
+/// the answer, unless a spool shows that there was one.
+async fn open(
+    store: &Store,
+    options: &Options,
+    stop: &CancellationToken,
+    monitor: &mut Monitor,
+) -> Option<Result<Repository, Failure>> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let opened = tokio::select! {
+            opened = Repository::open(store) => opened,
+            () = stop.cancelled() => return None,
+        };
+        let error = match opened {
+            Ok(repository) => return Some(Ok(repository)),
+            Err(error) => error,
+        };
+        let used = options.spool.as_ref().is_some_and(|spool| spool.folder.is_dir());
+        let passes = match &error {
+            RepoError::Store(error) => error.class() == Class::Unavailable,
+            RepoError::NoRepository { .. } => used,
+            _ => false,
+        };
+        if !passes {
+            return Some(Err(error.into()));
+        }
+        monitor.no_repository(&error.into());
+        tokio::select! {
+            () = tokio::time::sleep(store.env().jittered(pause)) => {}
+            () = stop.cancelled() => return None,
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
 }
 
 /// What is known from one connection to the next.

@@ -14,14 +14,18 @@ use super::spooling::Spooling;
 use super::status::{Gap, LastError, State, Status, StatusFile};
 use super::writer::Trouble;
 use super::{Options, ReceiveError};
+use crate::catalog::Catalog;
 use crate::env::Env;
 use crate::error::Failure;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::{Lsn, Timeline};
 use crate::replication::SlotName;
+use crate::repo::{ClusterInfo, Repository};
 
 /// How often the server is asked about the slot.
 const SLOT_EVERY: Duration = Duration::from_secs(30);
+/// How often it is looked whether known gaps matter still: a backup, or the archive, may have mended them.
+const GAPS_EVERY: Duration = Duration::from_secs(60);
 /// Data at risk for longer than this is told in the log.
 const AT_RISK: Duration = Duration::from_secs(10);
 /// How often it is told again.
@@ -37,6 +41,8 @@ pub(super) struct Monitor {
     info: ConnInfo,
     asking: Option<JoinHandle<Known>>,
     asked_at: Option<Instant>,
+    looking: Option<JoinHandle<Option<Vec<Gap>>>>,
+    looked_at: Instant,
     told_at: Option<Instant>,
     logged: Option<State>,
 }
@@ -64,6 +70,8 @@ impl Monitor {
             info: info.clone(),
             asking: None,
             asked_at: None,
+            looking: None,
+            looked_at: Instant::now(),
             told_at: None,
             logged: None,
         };
@@ -120,6 +128,7 @@ impl Monitor {
         self.status.bytes_stored += written.stored_bytes;
         self.status.received_lsn = Some(sink.received());
         self.status.durable_lsn = sink.durable().or(self.status.durable_lsn);
+        self.status.stored_lsn = sink.stored().or(self.status.stored_lsn);
     }
 
     /// Takes in what is delivered from the spool while there is no connection.
@@ -140,8 +149,17 @@ impl Monitor {
     }
 
     /// From time to time, while a stream runs.
-    pub(super) async fn tick(&mut self, trouble: &Trouble, sink: &Sink<'_>) {
+    pub(super) async fn tick(
+        &mut self,
+        repository: &Repository,
+        cluster: Option<&ClusterInfo>,
+        trouble: &Trouble,
+        sink: &Sink<'_>,
+    ) {
         self.ask_for_slot().await;
+        if let Some(cluster) = cluster {
+            self.look_at_gaps(repository, cluster).await;
+        }
         let trouble = trouble.now();
         self.measure_spool(sink);
         self.status.state = match (&trouble, sink.spool()) {
@@ -159,10 +177,48 @@ impl Monitor {
         self.tell();
     }
 
+    /// The gaps that no recovery gets past, as the catalogue has them.
+    pub(super) fn gaps(&mut self, gaps: Vec<Gap>) {
+        for gap in gaps.iter().filter(|gap| !self.status.gaps.contains(gap)) {
+            tracing::error!(
+                timeline = %gap.timeline, from = %gap.from, to = %gap.to,
+                "gap: no recovery from the newest backup gets past it: take a base backup now"
+            );
+        }
+        self.status.gaps = gaps;
+    }
+
+    /// Looks from time to time whether known gaps matter still.
+    async fn look_at_gaps(&mut self, repository: &Repository, cluster: &ClusterInfo) {
+        if self.looking.as_ref().is_some_and(JoinHandle::is_finished)
+            && let Some(looking) = self.looking.take()
+            && let Ok(Some(gaps)) = looking.await
+        {
+            self.gaps(gaps);
+        }
+        let due = !self.status.gaps.is_empty() && self.looked_at.elapsed() >= GAPS_EVERY;
+        if due && let (None, Some(timeline)) = (&self.looking, self.status.timeline) {
+            self.looked_at = Instant::now();
+            let (repository, cluster) = (repository.clone(), cluster.clone());
+            self.looking = Some(tokio::spawn(async move {
+                let catalog = Catalog::read(&repository, cluster).await.ok()?;
+                gaps_that_matter(&catalog, timeline)
+            }));
+        }
+    }
+
     /// WAL is lost.
     pub(super) fn gap(&mut self, gap: Gap) {
         self.status.add_gap(gap);
         self.status.state = State::Gap;
+        self.tell();
+    }
+
+    /// The repository can't be opened, and it is tried again.
+    pub(super) fn no_repository(&mut self, failure: &Failure) {
+        self.status.state = State::StoreUnavailable;
+        self.status.detail = Some(failure.to_string());
+        self.note(failure.to_string());
         self.tell();
     }
 
@@ -260,4 +316,17 @@ impl Monitor {
             tracing::debug!(error = %error, "the status could not be told");
         }
     }
+}
+
+/// The gaps behind the newest backup that serves a timeline; `None` where there is none.
+pub(super) fn gaps_that_matter(catalog: &Catalog, timeline: Timeline) -> Option<Vec<Gap>> {
+    let path = catalog.history(timeline).path();
+    let on = |lsn: Lsn| path.iter().rev().find(|leg| leg.from <= lsn).map(|leg| leg.timeline);
+    let gaps = catalog.gaps(timeline)?.after.into_iter();
+    let gap = |(from, to)| Gap {
+        timeline: on(from).unwrap_or(timeline),
+        from,
+        to,
+    };
+    Some(gaps.map(gap).collect())
 }

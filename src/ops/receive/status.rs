@@ -183,8 +183,11 @@ pub struct Status {
     pub synchronous: bool,
     /// What was received: everything before it.
     pub received_lsn: Option<Lsn>,
-    /// What is durable: everything before it, as far as it was received.
+    /// What is durable, as it was promised to the server: in the repository or, with `--durable spool`, in the spool.
     pub durable_lsn: Option<Lsn>,
+    /// What is durable in the repository.
+    #[serde(default)]
+    pub stored_lsn: Option<Lsn>,
     /// Where the server's WAL ends.
     pub server_lsn: Option<Lsn>,
     /// From what is durable to the server's end.
@@ -233,6 +236,7 @@ impl Status {
             synchronous,
             received_lsn: None,
             durable_lsn: None,
+            stored_lsn: None,
             server_lsn: None,
             lag_bytes: None,
             lag_seconds: None,

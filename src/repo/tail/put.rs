@@ -43,6 +43,11 @@ impl PackedPiece {
     pub const fn piece(&self) -> &Piece {
         &self.piece
     }
+
+    /// Its object.
+    pub fn name(&self) -> Name {
+        names::piece(self.system, self.piece.timeline, self.piece.from, self.piece.to)
+    }
 }
 
 /// Compresses a stretch of WAL into a piece. Takes the processor, and nothing else.
@@ -122,7 +127,7 @@ fn compress(content: &[Bytes], len: u64, level: i32, object: &mut Vec<u8>) -> Re
 pub async fn put_piece(repository: &Repository, packed: PackedPiece) -> Result<Pushed, RepoError> {
     let store = repository.store();
     let piece = packed.piece;
-    let name = names::piece(packed.system, piece.timeline, piece.from, piece.to);
+    let name = packed.name();
     let created = match (store.folder(), store.file(&name)) {
         (Some(root), Some(path)) => {
             let (root, object) = (root.to_path_buf(), packed.object);
@@ -145,7 +150,7 @@ pub async fn put_piece(repository: &Repository, packed: PackedPiece) -> Result<P
 }
 
 fn write(root: &Path, path: &Path, object: &[u8], env: &Arc<Env>, folders: &KnownFolders) -> std::io::Result<Created> {
-    let mut staged = Staged::beside(path, 0o666, env)?;
+    let mut staged = Staged::below(root, path, 0o666, env)?;
     staged.file().write_all(object)?;
     staged.create_among(root, folders)
 }

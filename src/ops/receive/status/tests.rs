@@ -32,6 +32,7 @@ fn the_names_of_its_fields_are_an_interface() {
         "started_at",
         "written_at",
         "state",
+        "stored_lsn",
         "detail",
         "server",
         "system_identifier",

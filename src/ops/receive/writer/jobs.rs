@@ -248,13 +248,13 @@ impl Job {
     async fn put_piece(&self, packed: &PackedPiece) -> Result<(), RepoError> {
         self.repository.is_mounted().await?;
         tail::put_piece(&self.repository, packed.clone()).await?;
-        self.repository.is_mounted().await
+        self.repository.still_holds(&packed.name()).await
     }
 
     async fn store(&self, packed: &mut PackedWal) -> Result<Stored, RepoError> {
         self.repository.is_mounted().await?;
         let stored = packed.store(&self.repository).await?;
-        self.repository.is_mounted().await?;
+        self.repository.still_holds(&packed.name()).await?;
         Ok(stored)
     }
 }
