@@ -60,6 +60,26 @@ pub(super) fn begin(offer: &Offer, stored: &Coverage) -> Option<Begin> {
     next(&offer.path, last, size).map(Begin::At)
 }
 
+/// Where to begin so that the server shows that it wrote what the repository has: a server that was set back to an older
+/// copy writes other WAL at the same places, on the same timeline. What the repository has of the first segment is
+/// compared anyway; where it has nothing of it, the segment before is received once more.
+pub(super) fn to_compare(unit: Unit, stored: &Coverage) -> Unit {
+    let before = Unit {
+        number: SegmentNumber::new(unit.number.number().saturating_sub(1)),
+        ..unit
+    };
+    match stored.segment(unit.timeline, unit.number) {
+        None if is_whole(stored, before) => before,
+        _ => unit,
+    }
+}
+
+/// Whether the repository has the whole segment.
+pub(super) fn is_whole(stored: &Coverage, unit: Unit) -> bool {
+    let found = stored.segment(unit.timeline, unit.number);
+    found.is_some_and(|found| found.form == Form::Whole)
+}
+
 /// The segment that follows on the path.
 pub(super) fn next(path: &[Leg], unit: Unit, size: SegmentSize) -> Option<Unit> {
     let at = path.iter().position(|leg| leg.timeline == unit.timeline)?;
@@ -216,5 +236,17 @@ mod tests {
         assert_eq!(begin(&offer(None, start(6)), &have), ahead);
         assert_eq!(begin(&offer(None, start(7)), &have), at(2, 7));
         assert_eq!(begin(&offer(None, start(6).plus(500)), &have), ahead);
+    }
+
+    #[test]
+    fn where_the_repository_ends_with_a_whole_segment_that_is_received_again_to_be_compared() {
+        let unit = |on, number| Unit {
+            timeline: timeline(on),
+            number: SegmentNumber::new(number),
+        };
+        let have = stored(&[(1, 4), (2, 5), (2, 6)]);
+        assert_eq!(to_compare(unit(2, 7), &have), unit(2, 6));
+        assert_eq!(to_compare(unit(1, 5), &have), unit(1, 4));
+        assert_eq!(to_compare(unit(2, 9), &have), unit(2, 9));
     }
 }

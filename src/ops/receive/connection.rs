@@ -1,6 +1,7 @@
 //! One connection: from the first word to the server to the last.
 
 use super::begin::{self, Begin, Unit};
+use super::compare::what_is_stored;
 use super::monitor::gaps_that_matter;
 use super::server::{self, Server, Wanted};
 use super::sink::Sink;
@@ -17,7 +18,7 @@ use crate::ops::history;
 use crate::pg::{Lsn, SegmentNumber, SegmentSize, SystemId, Timeline};
 use crate::replication::{NextTimeline, ReplicationSession, Started, StreamStart};
 use crate::repo::ClusterInfo;
-use crate::repo::tail::{Tail, tail};
+use crate::repo::tail::Tail;
 
 /// How many segments are asked for, one after the other, when the server has removed some.
 const MOST_PROBES: u64 = 4096;
@@ -71,7 +72,7 @@ impl Receiver {
         if let Some(gaps) = gaps_that_matter(&catalog, server.timeline) {
             self.monitor.gaps(gaps);
         }
-        let unit = first_unit(&server, &catalog.wal)?;
+        let unit = begin::to_compare(first_unit(&server, &catalog.wal)?, &catalog.wal);
         Ok((server, session, From::Segment(unit), Some(catalog.wal)))
     }
 
@@ -255,20 +256,9 @@ impl Receiver {
         }
     }
 
-    /// What the repository has of a segment in pieces.
+    /// What the repository has of a segment, if the server has as much.
     async fn tail(&self, server: &Server, unit: Unit) -> Result<Tail, Failure> {
-        let mut nowhere = std::io::sink();
-        let tail = tail(
-            &self.repository,
-            &server.cluster,
-            unit.timeline,
-            unit.number,
-            &mut nowhere,
-        )
-        .await?;
-        for damaged in &tail.damaged {
-            tracing::warn!(error = damaged, "a piece is damaged; it is received again");
-        }
+        let tail = what_is_stored(&self.repository, &server.cluster, unit).await?;
         match unit.timeline == server.timeline && tail.end > server.offer.end {
             true => Err(ahead(server, unit.timeline, tail.end)),
             false => Ok(tail),
@@ -304,6 +294,14 @@ impl Receiver {
             Some(stored) => begin::next_missing(path, stored, unit),
             None => begin::next(path, unit, size),
         };
+        let is_whole = stored.is_some_and(|stored| begin::is_whole(stored, unit));
+        if let Some(next) = next.filter(|_| is_whole) {
+            tracing::warn!(
+                segment = %unit.number.name(timeline, size),
+                "the server has removed the last segment that the repository has: they can't be compared"
+            );
+            return Ok(next);
+        }
         if let (Some(unit), Some(kept)) = (next, server.offer.kept_from) {
             let first = SegmentNumber::holding(kept, size).number().saturating_sub(MOST_PROBES);
             if first > unit.number.number() {

@@ -5,6 +5,7 @@
 //! repository ends. Timelines are what the server says (its history, and what it answers at a timeline's end).
 
 mod begin;
+mod compare;
 mod connection;
 mod cutter;
 mod durable;

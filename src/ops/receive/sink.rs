@@ -97,6 +97,16 @@ impl Sink<'_> {
         }
     }
 
+    /// Lets what is on its way to the store come to its end.
+    pub(super) async fn settle(&mut self) -> Result<(), Failure> {
+        if let Self::Direct(writer) = self {
+            while writer.is_busy() {
+                writer.progress().await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the server has much more.
     pub(super) fn is_catching_up(&self) -> bool {
         match self {

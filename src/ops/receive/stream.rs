@@ -20,6 +20,9 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 /// How long storing what was received may take at a stop. A supervisor kills after ten seconds or more.
 const DRAIN_WITHIN: Duration = Duration::from_secs(8);
 
+/// How long tidying up may take at a stop.
+const SETTLE_WITHIN: Duration = Duration::from_secs(1);
+
 /// How a stream ended.
 #[derive(Debug)]
 pub(super) enum Ended {
@@ -59,6 +62,8 @@ impl Receiver {
                     }
                     Err(_) => return Err(undrained(sink)),
                 }
+                // Pieces that are not needed any more go, or else at the next start.
+                let _ = timeout(SETTLE_WITHIN, sink.settle()).await;
                 Ok(Ended::Stopped)
             }
             Ok(Some(next)) => {

@@ -186,6 +186,11 @@ impl Writer {
         self.server_end >= self.number.end(self.goal.cluster.segment_size)
     }
 
+    /// Whether requests to the store are on their way.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.jobs.is_empty()
+    }
+
     /// The server has WAL up to here.
     pub(super) fn server_has(&mut self, end: Lsn) {
         self.server_end = self.server_end.max(end);

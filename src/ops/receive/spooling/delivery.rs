@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 use super::super::begin::Unit;
+use super::super::compare::what_is_stored;
 use super::super::packer::Took;
 use super::super::spool::Chunk;
 use super::super::writer::{Goal, Writer, Written};
@@ -123,8 +124,12 @@ impl Delivery {
         let size = self.goal.cluster.segment_size;
         let start = unit.number.start(size);
         if chunk.from == start {
-            let (tail, _) = self.tail(unit).await?;
-            return Ok(Some(Writer::new(self.goal.clone(), tail)));
+            loop {
+                let stored = what_is_stored(&self.goal.repository, &self.goal.cluster, unit).await;
+                if let Some(tail) = self.tried(stored).await? {
+                    return Ok(Some(Writer::new(self.goal.clone(), tail)));
+                }
+            }
         }
         // The spool lets go of whole files, which end where they end: what comes first may be stored already.
         let file = WalFileName::Segment(unit.number.name(unit.timeline, size));
