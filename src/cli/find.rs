@@ -18,7 +18,7 @@ use crate::catalog::Catalog;
 use crate::error::{Class, Explain, Failure};
 use crate::ops::find::{self, Found, Happened, Kind, Note, Reach, Request, Window};
 use crate::ops::plan;
-use crate::pg::settings::shell_word;
+use crate::pg::settings::shell_text;
 use crate::pg::time::{Clock, RecoveryTime, rfc3339};
 use crate::pg::{Lsn, SystemId, Timeline};
 use crate::repo::Repository;
@@ -227,10 +227,7 @@ impl Command {
         ]
         .map(OsString::from);
         let to = ["--to", DIRECTORY].map(OsString::from);
-        let words = own.iter().chain(&self.common).chain(&to).map(|word| {
-            // A path with a zero byte was refused long before.
-            String::from_utf8_lossy(&shell_word(word).unwrap_or_default()).into_owned()
-        });
+        let words = own.iter().chain(&self.common).chain(&to).map(|word| shell_text(word));
         words.collect::<Vec<_>>().join(" ")
     }
 }

@@ -1,6 +1,6 @@
 //! `pgp-pitr plan` and `pgp-pitr restore`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -16,6 +16,7 @@ use crate::ops::plan::{self, Request, TimelineChoice};
 use crate::ops::restore::{self, Action, Goal, RestoreCommand};
 use crate::ops::start::Start;
 use crate::pg::conninfo::Overrides;
+use crate::pg::settings::shell_text;
 use crate::pg::time::{Clock, RecoveryTime, rfc3339};
 use crate::pg::{Leg, Lsn, SystemId, Timeline};
 use crate::plan::recovery::{Moment, Plan, Refusal, Requested};
@@ -25,7 +26,7 @@ use crate::wal::Xid;
 
 /// Flags that don't go together, or say nothing.
 #[derive(Debug, thiserror::Error)]
-enum FlagError {
+pub(super) enum FlagError {
     #[error("no target was named")]
     NoTarget,
     #[error("no data directory was named")]
@@ -125,7 +126,7 @@ impl Session {
         };
         let settings = self.without_passwords(settings)?;
         let start = match &goal {
-            Some(goal) => self.prepare_start(args, goal, &plan.backup.pg_version),
+            Some(goal) => self.prepare_start(args, goal, &plan),
             None => Ok(None),
         };
         if let (false, Some(goal)) = (act, &goal) {
@@ -362,7 +363,7 @@ fn push(sides: &mut [String], character: char) {
 }
 
 /// A binary that was installed beside this one.
-fn program(name: &str) -> std::io::Result<PathBuf> {
+pub(super) fn program(name: &str) -> std::io::Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name(name))
 }
 
@@ -498,14 +499,13 @@ fn describe(plan: &Plan, settings: &restore::RecoverySettings, act: bool) -> Str
 }
 
 fn next_steps(plan: &Plan, goal: &Goal, started: Option<&Started>) -> String {
-    let quoted = |path: &Path| {
-        let word = crate::pg::settings::shell_word(path.as_os_str()).unwrap_or_default();
-        String::from_utf8_lossy(&word).into_owned()
-    };
     let mut text = format!("restored {} to {}\n", plan.backup.id, goal.to.display());
     let connect = match started {
         None => {
-            text.push_str(&format!("start it:    pg_ctl -D {} start\n", quoted(&goal.to)));
+            text.push_str(&format!(
+                "start it:    pg_ctl -D {} start\n",
+                shell_text(goal.to.as_os_str())
+            ));
             Some(String::new())
         }
         Some(started) => {

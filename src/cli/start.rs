@@ -1,15 +1,19 @@
 //! `restore --start`: the restored server is started and followed.
 
+use std::ffi::OsString;
+
 use serde_json::Value;
 
 use super::args::RestoreArgs;
 use super::pitr::Session;
 use super::report;
+use super::restore::FlagError;
 use super::watch::{INTERVAL, document, interrupted, tell_words, words};
 use crate::error::Failure;
 use crate::ops::restore::Goal;
 use crate::ops::start::{self, Launched, Start};
 use crate::ops::watch::{Ended, Postmaster, Until, WatchError, Watcher};
+use crate::plan::recovery::Plan;
 
 /// A server that was started, when it had arrived.
 pub(super) struct Started {
@@ -23,12 +27,7 @@ pub(super) struct Started {
 
 impl Session {
     /// Finds what a start will need, before anything is restored; `None` where none was asked for.
-    pub(super) fn prepare_start(
-        &self,
-        args: &RestoreArgs,
-        goal: &Goal,
-        pg_version: &str,
-    ) -> Result<Option<Start>, Failure> {
+    pub(super) fn prepare_start(&self, args: &RestoreArgs, goal: &Goal, plan: &Plan) -> Result<Option<Start>, Failure> {
         if !args.start {
             return Ok(None);
         }
@@ -40,7 +39,12 @@ impl Session {
             more: args.server_options.clone(),
             run_as: args.run_as.clone(),
         };
-        Ok(Some(start::prepare(&goal.to, pg_version, options, &self.env)?))
+        let start = start::prepare(&goal.to, &plan.backup.pg_version, options, &self.env)?;
+        if start.gives_away().is_some() {
+            let program = super::restore::program("pgp-pitr").map_err(FlagError::Program)?;
+            start.rehearse(&program, &same_plan(plan, goal))?;
+        }
+        Ok(Some(start))
     }
 
     /// Starts the server and follows it to its target; a standby until it takes connections.
@@ -70,6 +74,27 @@ impl Session {
             document,
         })
     }
+}
+
+/// The arguments that plan the same once more, with the settings that the server's `restore_command` will have. It opens
+/// every object on the way, and needs not read them whole.
+fn same_plan(plan: &Plan, goal: &Goal) -> Vec<OsString> {
+    let mut words: Vec<OsString> = ["plan", "--json", "--trust-wal", "--repo", &goal.command.repo]
+        .map(OsString::from)
+        .to_vec();
+    if let Some(config) = &goal.command.config {
+        words.extend(["--config".into(), config.into()]);
+    }
+    let mut flag = |name: String, value: String| words.push(format!("--{name}={value}").into());
+    flag("cluster".to_owned(), plan.backup.system_identifier.to_string());
+    flag("backup".to_owned(), plan.backup.id.to_string());
+    flag("target-timeline".to_owned(), plan.timeline.to_string());
+    match plan.requested.value() {
+        Some(value) => flag(format!("target-{}", plan.requested.kind()), value),
+        None => words.push(format!("--{}", plan.requested.kind()).into()),
+    }
+    words.extend((!plan.inclusive).then(|| "--exclusive".into()));
+    words
 }
 
 fn connect(server: &Postmaster) -> String {

@@ -1,7 +1,7 @@
 //! `pgp-pitr watch`, and the following of a server that `restore --start` has started.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
@@ -18,6 +18,7 @@ use crate::error::{Class, Explain, Failure};
 use crate::ops::watch::{self, Ended, Following, MayCome, Postmaster, Progress, State, Until, WatchError, Watcher};
 use crate::pg::conninfo::Overrides;
 use crate::pg::duration::Span;
+use crate::pg::settings::shell_text;
 use crate::pg::time::rfc3339;
 
 /// How often to look, unless told otherwise.
@@ -33,7 +34,7 @@ enum FollowError {
     #[error("--interval \"{text}\": {why}")]
     Interval { text: String, why: String },
     #[error("no longer watched before recovery had reached its target")]
-    Interrupted { directory: String },
+    Interrupted { directory: PathBuf },
     #[error("signals can't be waited for")]
     Signals(#[source] std::io::Error),
 }
@@ -48,9 +49,10 @@ impl Explain for FollowError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Interrupted { directory } => {
-                Some(format!("the server goes on; look again: pgp-pitr watch {directory}"))
-            }
+            Self::Interrupted { directory } => Some(format!(
+                "the server goes on; look again: pgp-pitr watch {}",
+                shell_text(directory.as_os_str())
+            )),
             _ => None,
         }
     }
@@ -136,7 +138,7 @@ impl Session {
 
 /// What somebody who ends it before the target is told.
 pub(super) fn interrupted(watcher: &Watcher) -> Failure {
-    let directory = watcher.directory().display().to_string();
+    let directory = watcher.directory().to_path_buf();
     FollowError::Interrupted { directory }.into()
 }
 

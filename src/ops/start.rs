@@ -4,6 +4,8 @@
 //! therefore given to the account that is to run the server. `pg_ctl` starts it, in a session of its own,
 //! so that it outlives us; whoever follows it asks `pg_ctl` only whether it may still come.
 
+mod rehearsal;
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, lchown};
@@ -67,6 +69,14 @@ pub enum StartError {
     /// Somebody else's name, and we are not root.
     #[error("only root can run the server as \"{0}\"")]
     NotRoot(String),
+    /// The account that will run the server is refused what its recovery reads.
+    #[error("\"{account}\", which is to run the server, can't read what its recovery needs: {why}")]
+    Unreadable {
+        /// The account.
+        account: String,
+        /// What refused it, and how.
+        why: String,
+    },
     /// The server would find no configuration.
     #[error("{} is restored and was not started: it has no postgresql.conf, which lay elsewhere on the original", path.display())]
     NoConfiguration {
@@ -119,6 +129,11 @@ impl Explain for StartError {
                 "name the folder of the right programs with --bindir DIR; nothing was started"
             }
             Self::NoAccount(_) | Self::Root => "name the account that runs PostgreSQL with --run-as USER",
+            Self::Unreadable { .. } => {
+                "let that account read the repository and the settings file (chown -R, or a group that may), or name \
+                 another with --run-as USER; what root's own receiver and backups write there belongs to root: run them as \
+                 that account; nothing was restored"
+            }
             Self::NotRoot(_) => "run it as that user, or as root",
             Self::NoConfiguration { .. } => {
                 "next time name it with --server-config FILE; now start it with pg_ctl -o '-c config_file=FILE \

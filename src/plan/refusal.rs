@@ -5,6 +5,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 
 use crate::error::{Class, Explain};
+use crate::pg::settings::shell_text;
 use crate::pg::time::rfc3339;
 use crate::pg::{Lsn, Timeline};
 use crate::repo::backup::BackupId;
@@ -24,7 +25,8 @@ pub struct Moment {
 
 impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flags = self.flags.join(" ");
+        let words: Vec<String> = self.flags.iter().map(|flag| shell_text(flag.as_ref())).collect();
+        let flags = words.join(" ");
         match (self.at, self.lsn, &self.backup) {
             (Some(at), Some(lsn), Some(backup)) => {
                 write!(f, "{} ({lsn}), the end of backup {backup} ({flags})", rfc3339(at))
@@ -152,5 +154,21 @@ impl Explain for Refusal {
             Self::NoBackup(_) => Some("take one with `pgp-pitr backup`".to_owned()),
             Self::NoTimeline { .. } | Self::NoSuchBackup(_) => Some("`pgp-pitr list` shows what there is".to_owned()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_can_be_copied_into_a_shell() {
+        let moment = Moment {
+            at: None,
+            lsn: None,
+            backup: None,
+            flags: vec!["--target-name".to_owned(), "before it's gone".to_owned()],
+        };
+        assert_eq!(moment.to_string(), "--target-name 'before it'\\''s gone'");
     }
 }

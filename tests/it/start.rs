@@ -129,6 +129,60 @@ fn a_server_that_restore_starts_ends_paused_at_its_target_with_exactly_its_rows(
 }
 
 #[test]
+fn what_the_server_could_not_read_is_told_before_anything_is_restored() {
+    if !rustix::process::geteuid().is_root() {
+        return; // Nobody else gives files away.
+    }
+    let scene = Scene::play(Major::usual());
+    let side = Side::of(&scene, "side");
+    // As a receiver leaves it that root runs; the marker and the rest are everybody's.
+    let folder = scene.scratch.join("root's own");
+    let copy = Answer::of(Command::new("cp").arg("-a").arg(scene.vault.repo()).arg(&folder));
+    copy.with_code(0);
+    let as_root = |what: &str| {
+        let mut command = Command::new(Program::Pitr.path());
+        command
+            .args([what, "--latest", "--repo"])
+            .arg(&folder)
+            .arg("--to")
+            .arg(&side.directory);
+        Answer::of(command.args(side.flags()).env("PGUSER", "postgres"))
+    };
+    let wal = objects(&folder, ".zst");
+    for path in &wal {
+        std::os::unix::fs::chown(path, Some(0), Some(0)).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let answer = as_root("restore").with_code(2);
+    assert!(
+        answer.stderr.contains("can't read what its recovery needs"),
+        "{}",
+        answer.stderr
+    );
+    assert!(answer.stderr.contains("--run-as"), "{}", answer.stderr);
+    assert!(!side.directory.exists());
+    let plan = as_root("plan").with_code(0);
+    assert!(plan.stdout.contains("restore would refuse this: \""), "{}", plan.stdout);
+    for path in &wal {
+        ServerUser::get().give(path);
+    }
+    as_root("restore").with_code(0);
+}
+
+/// The files below a folder whose names end like this.
+fn objects(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(objects(&path, ending)),
+            false => found.extend(path.to_str().unwrap().ends_with(ending).then_some(path)),
+        }
+    }
+    found
+}
+
+#[test]
 fn each_way_to_end_a_recovery_is_an_arrival() {
     let scene = Scene::play(Major::usual());
     let time = scene.target.to_rfc3339();

@@ -24,6 +24,7 @@ use super::local::LocalCluster;
 use super::restore::Action;
 use crate::env::Env;
 use crate::error::{Class, Explain, Failure};
+use crate::pg::settings::shell_text;
 use crate::pg::{ClusterState, ControlFile, Lsn, MajorVersion, SegmentName, SegmentNumber, Timeline};
 
 pub use follow::{Ended, Following, MayCome, Progress, Until, follow};
@@ -119,26 +120,20 @@ impl Explain for WatchError {
                                              interrupted, the same `pgp-pitr restore` again finishes it"
                 .to_owned(),
             Self::Look { .. } => "run it as the user that owns the data directory".to_owned(),
-            Self::NotRunning { path, .. } => format!("start it: pg_ctl -D {} start", shell(path)),
+            Self::NotRunning { path, .. } => format!("start it: pg_ctl -D {} start", shell_text(path.as_os_str())),
             Self::Died { path, log: None, .. } => format!(
                 "its log, wherever it was told to write it, says why; then start it again: pg_ctl -D {} start",
-                shell(path)
+                shell_text(path.as_os_str())
             ),
             Self::Died {
                 path, log: Some(log), ..
             } => format!(
                 "its log, {}, says why; then start it again, it goes on where it was: pg_ctl -D {} start",
                 log.display(),
-                shell(path)
+                shell_text(path.as_os_str())
             ),
         })
     }
-}
-
-/// A path as it is typed.
-fn shell(path: &Path) -> String {
-    let word = crate::pg::settings::shell_word(path.as_os_str()).unwrap_or_default();
-    String::from_utf8_lossy(&word).into_owned()
 }
 
 /// What a server does.

@@ -46,6 +46,12 @@ pub fn server_command(words: &[Word<'_>]) -> Result<Vec<u8>, SettingsError> {
     Ok(line)
 }
 
+/// A word of a command line as people type it; bytes that are no text are shown as such.
+pub fn shell_text(text: &OsStr) -> String {
+    // A zero byte can stand in no path.
+    String::from_utf8_lossy(&shell_word(text).unwrap_or_default()).into_owned()
+}
+
 /// A word as the shell reads it back; plain where it can be, else in single quotes.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ mod tests;
 use crate::error::{Class, Explain};
 
 pub use auto_conf::{AutoConf, RECOVERY_SETTINGS, STANDBY_SETTINGS, quoted};
-pub use command::{Word, command_words, server_command, shell_word};
+pub use command::{Word, command_words, server_command, shell_text, shell_word};
 
 /// Something that can't be written down in a way the server or the shell reads back.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
