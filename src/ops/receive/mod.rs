@@ -201,8 +201,8 @@ impl Receiver {
                 failure.downcast_ref::<ReceiveError>(),
                 Some(ReceiveError::Undrained { .. })
             );
-            if self.stop.is_cancelled() && drained {
-                return Ok(());
+            if self.stop.is_cancelled() {
+                return if drained { Ok(()) } else { Err(failure) };
             }
             if !self.may_go_on(&failure) {
                 return Err(failure);

@@ -134,6 +134,13 @@ impl Sink<'_> {
         }
     }
 
+    /// To be called from time to time.
+    pub(super) fn tick(&self) {
+        if let Self::Spooled(spooling) = self {
+            spooling.tick();
+        }
+    }
+
     /// What the spool takes on its disk, what it may take, and whether it is full.
     pub(super) fn spool(&self) -> Option<(u64, u64, bool)> {
         match self {

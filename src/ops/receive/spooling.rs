@@ -95,12 +95,19 @@ impl Spooling {
 
     pub(super) fn has_room(&self) -> bool {
         let queued = self.queued();
-        queued < MOST_QUEUED && self.bytes() + queued + MARGIN < self.limit
+        !self.keeper.kept.borrow().full && queued < MOST_QUEUED && self.bytes() + queued + MARGIN < self.limit
     }
 
     /// Whether the spool is what stops the reading.
     pub(super) fn is_full(&self) -> bool {
-        self.bytes() + MARGIN + MOST_QUEUED >= self.limit
+        self.keeper.kept.borrow().full || self.bytes() + MARGIN + MOST_QUEUED >= self.limit
+    }
+
+    /// To be called from time to time: room that others have made on the disk is not told.
+    pub(super) fn tick(&self) {
+        if self.keeper.kept.borrow().full {
+            self.keeper.retry();
+        }
     }
 
     /// What the spool takes on its disk.

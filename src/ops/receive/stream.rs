@@ -111,7 +111,11 @@ impl Receiver {
                     }
                 }
                 progress = sink.progress() => progress.map_err(Broken::Writing)?,
-                _ = tick.tick() => self.monitor.tick(&self.repository, self.cluster.as_ref(), &self.trouble, sink).await,
+                _ = tick.tick() => {
+                    sink.tick();
+                    let cluster = self.cluster.as_ref();
+                    self.monitor.tick(&self.repository, cluster, &self.trouble, sink).await;
+                }
             }
             self.monitor.observe(sink);
             self.talk(stream, sink, talk, wanted, room)
