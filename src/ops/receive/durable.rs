@@ -27,8 +27,12 @@ impl Durable {
     /// The stretch from `from` to `to` is durable now, too.
     pub(super) fn add(&mut self, from: Lsn, to: Lsn) {
         if from > self.at {
+            // Behind one slow request hundreds of others may follow each other.
+            let before = |(begin, end): &&mut (Lsn, Lsn)| *begin <= from && from <= *end;
             // To forget one is safe: what covers it later, the segment at the latest, counts as well.
-            if self.ahead.len() < AHEAD {
+            if let Some((_, end)) = self.ahead.iter_mut().find(before) {
+                *end = to.max(*end);
+            } else if self.ahead.len() < AHEAD {
                 self.ahead.push((from, to));
             }
             return;
@@ -46,6 +50,17 @@ impl Durable {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn one_slow_request_makes_nothing_forgotten() {
+        let mut durable = Durable::up_to(Lsn::new(0));
+        for at in 1..1000 {
+            durable.add(Lsn::new(at), Lsn::new(at + 1));
+        }
+        assert_eq!(durable.at(), Lsn::new(0));
+        durable.add(Lsn::new(0), Lsn::new(1));
+        assert_eq!(durable.at(), Lsn::new(1000));
+    }
 
     proptest! {
         #[test]
