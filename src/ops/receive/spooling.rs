@@ -43,6 +43,8 @@ pub(super) struct Spooling {
     limit: u64,
     /// Where the server's next bytes go.
     at: Option<(Timeline, Lsn)>,
+    /// Where they began to come.
+    begun: Lsn,
     told: Written,
 }
 
@@ -67,6 +69,7 @@ impl Spooling {
             promise,
             limit,
             at,
+            begun: at.map_or(Lsn::ZERO, |(_, at)| at),
             told: Written::default(),
         }
     }
@@ -82,6 +85,7 @@ impl Spooling {
             self.keeper.gap();
         }
         self.at = Some((timeline, at));
+        self.begun = at;
     }
 
     /// Keeps a timeline's history.
@@ -201,7 +205,7 @@ impl Spooling {
     }
 
     fn queued(&self) -> u64 {
-        let synced = self.synced();
-        synced.map_or(0, |synced| self.received().bytes().saturating_sub(synced.bytes()))
+        let synced = self.synced().unwrap_or(Lsn::ZERO).max(self.begun);
+        self.received().bytes().saturating_sub(synced.bytes())
     }
 }
