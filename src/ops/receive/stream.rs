@@ -17,6 +17,9 @@ const TICK: Duration = Duration::from_millis(500);
 const ASK_AFTER: Duration = Duration::from_secs(20);
 /// … and is given up after so long.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
+/// While nothing is read, the server's requests for an answer are not read either: it is told this often that we live,
+/// unasked. `wal_sender_timeout` may be a few seconds.
+const UNASKED: Duration = Duration::from_secs(1);
 /// How long storing what was received may take at a stop. A supervisor kills after ten seconds or more.
 const DRAIN_WITHIN: Duration = Duration::from_secs(8);
 
@@ -148,7 +151,11 @@ impl Receiver {
         }
         let mut status = self.status(sink);
         let news = talk.reported.is_none_or(|reported| reported.flushed != status.flushed);
-        if !(news || wanted || ask || talk.reported_at.elapsed() >= self.options.status_interval) {
+        let interval = match reading {
+            true => self.options.status_interval,
+            false => self.options.status_interval.min(UNASKED),
+        };
+        if !(news || wanted || ask || talk.reported_at.elapsed() >= interval) {
             return Ok(());
         }
         talk.reported = Some(status);
