@@ -10,6 +10,7 @@ mod connection;
 mod cutter;
 mod durable;
 mod error;
+mod link;
 mod monitor;
 mod packer;
 pub mod risk;
@@ -204,7 +205,7 @@ impl Receiver {
             if self.stop.is_cancelled() {
                 return if drained { Ok(()) } else { Err(failure) };
             }
-            if !self.may_go_on(&failure) {
+            if self.stop.is_cancelled() || !self.may_go_on(&failure) {
                 return Err(failure);
             }
             if begun.elapsed() > GOOD {
