@@ -99,7 +99,12 @@ impl Server {
     /// The server.
     pub(super) async fn look_again(&mut self, session: &mut ReplicationSession) -> Result<(), Failure> {
         let identity = session.identify_system().await?;
-        let history = match session.timeline_history(identity.timeline).await? {
+        // The first has none, and asking for it leaves an error in the server's log.
+        let history = match identity.timeline {
+            Timeline::FIRST => None,
+            timeline => session.timeline_history(timeline).await?,
+        };
+        let history = match history {
             Some(text) => TimelineHistory::parse(identity.timeline, &text).map_err(|error| ReceiveError::NotWal {
                 server: self.name.clone(),
                 why: error.to_string(),
