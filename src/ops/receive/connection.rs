@@ -55,7 +55,7 @@ impl Receiver {
             create_slot: self.options.create_slot,
             cluster: known.or(self.options.cluster),
         };
-        let (server, mut session) = Server::connect(&self.info, self.env(), &wanted).await?;
+        let (mut server, mut session) = Server::connect(&self.info, self.env(), &wanted).await?;
         self.bind(&server).await?;
         if self.options.until == Some(Until::Now) {
             self.until.get_or_insert(server.offer.end);
@@ -68,6 +68,12 @@ impl Receiver {
         let mut catalog = Catalog::read(repository, cluster.clone()).await?;
         if tidy(repository, cluster, &catalog.wal, self.options.level).await? {
             catalog = Catalog::read(repository, cluster.clone()).await?;
+        }
+        // The end that it told first is older than what was read of the repository, and others write there, too.
+        let timeline = server.timeline;
+        server.look_again(&mut session).await?;
+        if server.timeline != timeline {
+            self.store_histories(&server, &mut session).await?;
         }
         if let Some(gaps) = gaps_that_matter(&catalog, server.timeline) {
             self.monitor.gaps(gaps);
@@ -196,14 +202,14 @@ impl Receiver {
     async fn timeline(
         &mut self,
         server: &mut Server,
-        session: ReplicationSession,
+        mut session: ReplicationSession,
         from: From,
         stored: Option<&Coverage>,
     ) -> Result<Next, Failure> {
         let (timeline, at) = from.place(server.cluster.segment_size);
         let tail = match from {
             From::Segment(unit) if self.spooling.is_none() => {
-                let tail = self.unless_stopped(async |receiver| receiver.tail(server, unit).await);
+                let tail = self.unless_stopped(async |receiver| receiver.tail(server, &mut session, unit).await);
                 let Some(tail) = tail.await else { return Ok(Next::Stop) };
                 Some((unit, tail?))
             }
@@ -257,8 +263,12 @@ impl Receiver {
     }
 
     /// What the repository has of a segment, if the server has as much.
-    async fn tail(&self, server: &Server, unit: Unit) -> Result<Tail, Failure> {
+    async fn tail(&self, server: &mut Server, session: &mut ReplicationSession, unit: Unit) -> Result<Tail, Failure> {
         let tail = what_is_stored(&self.repository, &server.cluster, unit).await?;
+        if tail.end > server.offer.end {
+            // Another receiver may have been faster.
+            server.look_again(session).await?;
+        }
         match unit.timeline == server.timeline && tail.end > server.offer.end {
             true => Err(ahead(server, unit.timeline, tail.end)),
             false => Ok(tail),

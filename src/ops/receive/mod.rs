@@ -10,7 +10,6 @@ mod connection;
 mod cutter;
 mod durable;
 mod error;
-mod link;
 mod monitor;
 mod packer;
 pub mod risk;
