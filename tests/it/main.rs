@@ -23,6 +23,7 @@ mod pieces;
 mod plan_lacks;
 mod plan_oracle;
 mod plan_proves;
+mod receive;
 mod receive_spool;
 mod receive_status;
 mod recovery_outage;
