@@ -81,7 +81,7 @@ fn json(listing: &Listing) -> Value {
 /// WAL that is missing after the newest backup, on the newest timeline.
 fn after_newest(listing: &Listing) -> Vec<(Lsn, Lsn)> {
     let newest = listing.catalog.timelines().last().copied();
-    let gaps = newest.and_then(|timeline| listing.catalog.gaps(timeline));
+    let gaps = newest.and_then(|timeline| listing.gaps(timeline));
     gaps.map(|gaps| gaps.after).unwrap_or_default()
 }
 

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::local;
+use super::watch::Goal;
 use crate::disk::{self, Staged};
 use crate::env::Env;
 use crate::error::{Class, Explain, Failure};
-use crate::pg::{ParseWalNameError, SystemId, WalFileName};
+use crate::pg::{Lsn, ParseWalNameError, SystemId, WalFileName};
 use crate::repo::{self, ClusterInfo, Fetched, Repository};
 use crate::store::Store;
 
@@ -62,6 +63,19 @@ pub enum FetchError {
         /// The repository.
         repository: String,
     },
+    /// Recovery would end before WAL that is known to have been written.
+    #[error(
+        "the repository has {file} only up to {from}, and pieces of it from behind that up to {to}: what lies between is \
+         missing or damaged, and recovery would end there as if it were all"
+    )]
+    Broken {
+        /// The file.
+        file: WalFileName,
+        /// Where the WAL breaks off.
+        from: Lsn,
+        /// How far there is more of it.
+        to: Lsn,
+    },
     /// Nothing tells which cluster is meant.
     #[error("{repository} holds {clusters} clusters and nothing tells which is meant")]
     WhichCluster {
@@ -84,6 +98,7 @@ impl Explain for FetchError {
     fn class(&self) -> Class {
         match self {
             Self::Missing { .. } => Class::NotFound,
+            Self::Broken { .. } => Class::Damaged,
             Self::Name { .. } | Self::WhichCluster { .. } => Class::Usage,
             Self::Write { .. } => Class::Failed,
         }
@@ -96,6 +111,10 @@ impl Explain for FetchError {
                 Some("run it in the data directory, or give --cluster SYSID (`pgp-pitr list` shows them)".to_owned())
             }
             Self::Write { .. } => Some("check the permissions and the room on that disk".to_owned()),
+            Self::Broken { from, .. } => Some(format!(
+                "bring the pieces back from a copy of the repository (or the WAL: pgp-pitr salvage); or recover up to there and \
+                 say so: pgp-pitr restore --target-lsn {from}"
+            )),
             Self::Missing { .. } => None,
         }
     }
@@ -163,20 +182,34 @@ async fn once(
     if repo::fetch(&store, system, request.file, staged.file()).await? == Fetched::Missing {
         // It is an answer only from a repository that is one, seen after the fact.
         let repository = Repository::open(&store).await?;
-        let damaged = fetch_unfinished(&repository, system, request.file, staged.file()).await?;
-        damaged.iter().for_each(|how| tell(how));
+        let told = fetch_unfinished(&repository, system, request.file, staged.file()).await?;
+        if let Some((from, to)) = told.lost.filter(|_| ends_unasked(request.data_directory)) {
+            let file = request.file;
+            return Err(FetchError::Broken { file, from, to }.into());
+        }
+        told.words().iter().for_each(|how| tell(how));
     }
     Ok(staged.replace().map_err(file_error)?)
 }
 
-/// Where a whole segment is not there, its pieces or the `.partial` of a timeline that was left serve. Answers which
-/// pieces are damaged, in words.
+/// Whether a server would take the end of what it gets for the end of all WAL, and promote. One that was told a target
+/// stops with an error where it doesn't reach that, and a standby waits.
+fn ends_unasked(data_directory: &Path) -> bool {
+    data_directory.join("recovery.signal").exists()
+        && !data_directory.join("standby.signal").exists()
+        && Goal::read(data_directory)
+            .target
+            .is_none_or(|target| target.kind == "latest")
+}
+
+/// Where a whole segment is not there, its pieces or the `.partial` of a timeline that was left serve. Answers what was
+/// found out about them.
 async fn fetch_unfinished(
     repository: &Repository,
     system: SystemId,
     file: WalFileName,
     sink: &mut File,
-) -> Result<Vec<String>, Failure> {
+) -> Result<repo::Told, Failure> {
     let fetched = match file {
         WalFileName::Segment(segment) => match ClusterInfo::read(repository.store(), system).await? {
             Some(cluster) => repo::fetch_unfinished(repository, &cluster, segment, sink).await?,

@@ -5,7 +5,7 @@ mod edges;
 use chrono::{DateTime, Utc};
 
 use self::edges::Edges;
-use crate::catalog::{Catalog, OffPath, Run, StoredSegment};
+use crate::catalog::{Catalog, Gaps, OffPath, Run, StoredSegment};
 use crate::error::Failure;
 use crate::pg::{Leg, Lsn, SegmentNumber, SystemId, Timeline, TimelineHistory, WalFileName};
 use crate::repo::backup::{BackupId, BackupRecord, BackupState};
@@ -20,6 +20,16 @@ pub struct Listing {
     pub wal: Vec<TimelineListing>,
     /// What can be restored.
     pub windows: Vec<Window>,
+}
+
+impl Listing {
+    /// What is missing on the way to a timeline; `None` where no backup serves it.
+    pub fn gaps(&self, timeline: Timeline) -> Option<Gaps> {
+        let mut gaps = self.catalog.gaps(timeline)?;
+        let wal = self.wal.iter().find(|wal| wal.timeline == timeline);
+        gaps.after.extend(wal.and_then(|wal| wal.lost));
+        Some(gaps)
+    }
 }
 
 /// One timeline's WAL.
@@ -39,8 +49,10 @@ pub struct TimelineListing {
     pub stored_bytes: u64,
     /// Its last commit, where one was found near its end.
     pub last_commit_at: Option<DateTime<Utc>>,
-    /// Stretches that are missing.
+    /// Stretches that are missing. The last may have some pieces within that are of no use.
     pub gaps: Vec<(Lsn, Lsn)>,
+    /// Such a one: it lies behind the end.
+    pub lost: Option<(Lsn, Lsn)>,
 }
 
 /// A stretch of time, each moment of which can be restored.
@@ -119,6 +131,7 @@ async fn of_timeline(
         .segment(timeline, last.last)
         .map_or(Form::Whole, |segment| segment.form);
     let end = catalog.wal.end_of(timeline, *last);
+    let between = |pair: &[Run]| (catalog.wal.end_of(timeline, pair[0]), pair[1].first.start(size));
     Ok(Some(TimelineListing {
         timeline,
         start: first.first.start(size),
@@ -130,10 +143,8 @@ async fn of_timeline(
         segments: stored.segments().len(),
         stored_bytes: stored.stored_bytes(),
         last_commit_at: found.latest_commit,
-        gaps: runs
-            .windows(2)
-            .map(|pair| (catalog.wal.end_of(timeline, pair[0]), pair[1].first.start(size)))
-            .collect(),
+        gaps: runs.windows(2).map(between).chain(found.lost).collect(),
+        lost: found.lost,
     }))
 }
 

@@ -117,6 +117,10 @@ impl Source for Library<'_> {
         Ok(index.map(Read))
     }
 
+    fn lost(&self, index: &Read) -> Option<(Lsn, Lsn)> {
+        index.0.lost
+    }
+
     async fn events(&self, index: &Read) -> Result<Vec<Event>, Failure> {
         Ok(index.0.events(self.repository, self.cluster()).await?)
     }

@@ -71,6 +71,10 @@ pub trait Source {
     /// A segment's index; `None` where WAL of this major can't be read.
     fn index(&self, segment: OnPath) -> impl Future<Output = Result<Option<Self::Index>, Failure>>;
 
+    /// Where WAL of a segment is lost though there is more from behind that, and how far that goes. What is left of it
+    /// before that is what its index tells.
+    fn lost(&self, index: &Self::Index) -> Option<(Lsn, Lsn)>;
+
     /// All events of the records that begin in a segment and end in it.
     fn events(&self, index: &Self::Index) -> impl Future<Output = Result<Vec<Event>, Failure>>;
 
@@ -448,13 +452,16 @@ impl<'a, S: Source> Search<'a, S> {
     async fn follow_to(&self, from: Lsn, way: &Way, target: Target, inclusive: bool) -> Result<Followed, Failure> {
         let size = self.catalog.info.segment_size;
         let mut course = Course::new(from, target, inclusive, size);
-        let (mut damage, mut strays) = (None, false);
+        let (mut damage, mut strays, mut lost) = (None, false, None);
         let segments = way.segments.iter().copied();
         let mut indexes = stream::iter(segments.map(|segment| self.source.index(segment))).buffered(AT_ONCE);
         let mut at = 0;
         while let Some(index) = indexes.next().await {
             let stepped = match index {
-                Ok(Some(index)) => self.step(&mut course, way, at, &index).await,
+                Ok(Some(index)) => {
+                    lost = self.source.lost(&index).filter(|_| at + 1 == way.segments.len());
+                    self.step(&mut course, way, at, &index).await
+                }
                 Ok(None) => return Ok(Followed::unread()),
                 Err(failure) => Err(failure),
             };
@@ -472,8 +479,14 @@ impl<'a, S: Source> Search<'a, S> {
             at += 1;
         }
         let last = way.segments.last().map(|(_, segment)| segment.number);
+        let mut findings = course.finish(last);
+        // The place where a timeline is left may lie before.
+        let lost = lost.filter(|(from, _)| way.cut.is_none_or(|cut| *from < cut) && findings.extent.is_some());
+        findings.ends = findings.ends.or(lost.map(|(from, to)| {
+            format!("the WAL from {from} on is missing or damaged, and the repository has more of it up to {to}")
+        }));
         Ok(Followed {
-            findings: course.finish(last),
+            findings,
             damage,
             strays,
         })

@@ -27,7 +27,7 @@ pub use doubt::{Doubt, doubts};
 pub use error::RepoError;
 pub use identity::{IDENTITY_FRAME, Identity};
 pub use marker::Repository;
-pub use segment::{Form, SegmentFile, fetch_segment, fetch_unfinished, longer, unfinished};
+pub use segment::{Form, SegmentFile, Told, fetch_segment, fetch_unfinished, longer, unfinished};
 pub use verify_wal::{Verified, verify_segment, verify_wal};
 pub use wal::{Fetched, LEAST_WAL_OBJECT, fetch, identity};
 pub use wal_index::{StoredIndex, read_index, reindex};

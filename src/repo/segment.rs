@@ -69,6 +69,25 @@ impl fmt::Display for SegmentFile {
     }
 }
 
+/// What was found out about a segment while it was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Pieces that are damaged, in words.
+    pub damaged: Vec<String>,
+    /// Where its pieces break off though there are some from behind that, and how far those go.
+    pub lost: Option<(Lsn, Lsn)>,
+}
+
+impl Told {
+    /// All of it, in words.
+    pub fn words(self) -> Vec<String> {
+        let lost = self.lost.map(|(from, to)| {
+            format!("the WAL from {from} on is missing, and the repository has pieces of it up to {to}")
+        });
+        self.damaged.into_iter().chain(lost).collect()
+    }
+}
+
 /// Writes a segment to `sink`, in full size, every byte checked. One in pieces that has become whole meanwhile is
 /// written whole.
 ///
@@ -85,7 +104,7 @@ pub async fn fetch_segment(
 }
 
 /// As [`fetch_segment`], for one that is not whole, or was not a moment ago: finds out in which form it is there. Answers
-/// which pieces were found to be damaged, in words, and nothing where there is no such segment.
+/// what was found out, and nothing where there is no such segment.
 ///
 /// # Errors
 /// As [`fetch_segment`].
@@ -94,7 +113,7 @@ pub async fn fetch_unfinished(
     cluster: &ClusterInfo,
     name: SegmentName,
     sink: &mut (impl Write + ?Sized),
-) -> Result<Option<Vec<String>>, RepoError> {
+) -> Result<Option<Told>, RepoError> {
     let form = unfinished(repository, cluster, name).await?;
     let file = |form| SegmentFile { name, form };
     if form != Some(Form::Pieces) {
@@ -110,19 +129,18 @@ pub async fn fetch_unfinished(
     }
 }
 
-/// As [`fetch_segment`]; answers which pieces were found to be damaged, in words, and nothing where there is no such
-/// segment.
+/// As [`fetch_segment`]; answers what was found out, and nothing where there is no such segment.
 pub(super) async fn read_segment(
     repository: &Repository,
     cluster: &ClusterInfo,
     file: SegmentFile,
     sink: &mut (impl Write + ?Sized),
-) -> Result<Option<Vec<String>>, RepoError> {
+) -> Result<Option<Told>, RepoError> {
     let size = cluster.segment_size;
     let whole = WalFileName::Segment(file.name);
     let (Some(number), false) = (file.name.number(size), file.form == Form::Whole) else {
         let fetched = fetch(repository.store(), cluster.system, whole, sink).await?;
-        return Ok((fetched == Fetched::Whole).then(Vec::new));
+        return Ok((fetched == Fetched::Whole).then(Told::default));
     };
     let mut padded = Padded::new(sink, size.bytes());
     let Some(part) = read_part(repository, cluster, file, number, &mut padded).await? else {
@@ -131,7 +149,7 @@ pub(super) async fn read_segment(
     if let Some(told) = part.tail {
         let mut rest = Rest::behind(padded.inner(), told.end.since(number.start(size)), told.digest);
         if fetch(repository.store(), cluster.system, whole, &mut rest).await? == Fetched::Whole {
-            return Ok(Some(Vec::new()));
+            return Ok(Some(Told::default()));
         }
         if told.end == number.start(size) {
             return match told.damaged.is_empty() {
@@ -143,10 +161,13 @@ pub(super) async fn read_segment(
             };
         }
         padded.finish(file)?;
-        return Ok(Some(told.damaged));
+        return Ok(Some(Told {
+            lost: told.beyond.map(|beyond| (told.end, beyond)),
+            damaged: told.damaged,
+        }));
     }
     padded.finish(file)?;
-    Ok(Some(Vec::new()))
+    Ok(Some(Told::default()))
 }
 
 /// What there is of a segment that is not whole.

@@ -11,10 +11,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 
-use super::segment::read_segment;
+use super::segment::{Told, read_segment};
 use super::{ClusterInfo, Doubt, Form, LEAST_WAL_OBJECT, RepoError, Repository, SegmentFile, names};
 use crate::codec::{self, CompressError, Digest, SKIPPABLE_HEADER};
-use crate::pg::{SegmentSize, WalFileName};
+use crate::pg::{Lsn, SegmentSize, WalFileName};
 use crate::store::{Name, Store};
 use crate::wal::index::{
     Indexed, SegmentIndex, SegmentIndexer, Touched, read_core, read_ends, read_touched, write_core, write_ends,
@@ -68,6 +68,8 @@ pub struct StoredIndex {
     pub core: SegmentIndex,
     /// The segment that it is about.
     pub file: SegmentFile,
+    /// Where its pieces break off though there are some from behind that, and how far those go.
+    pub lost: Option<(Lsn, Lsn)>,
     rest: Rest,
 }
 
@@ -298,9 +300,13 @@ pub async fn read_index(
         return Ok(None);
     }
     if file.form == Form::Pieces {
-        let (mut indexed, damaged) = index(repository, cluster, file, false).await?;
-        indexed.core.troubles.extend(damaged);
-        return Ok(Some(StoredIndex::here(file, indexed)));
+        let (mut indexed, told) = index(repository, cluster, file, false).await?;
+        let lost = told.lost;
+        indexed.core.troubles.extend(told.words());
+        return Ok(Some(StoredIndex {
+            lost,
+            ..StoredIndex::here(file, indexed)
+        }));
     }
     let store = repository.store();
     let object = names::wal_file(cluster.system, file.file());
@@ -368,6 +374,7 @@ async fn read_from(
     Ok(Some(StoredIndex {
         core,
         file,
+        lost: None,
         rest: Rest::Stored {
             object: object.clone(),
             payload,
@@ -414,6 +421,7 @@ impl StoredIndex {
         Self {
             core: indexed.core,
             file,
+            lost: None,
             rest: Rest::Here {
                 ends: indexed.ends,
                 touched: Box::new(indexed.touched),
@@ -529,7 +537,7 @@ async fn index(
     cluster: &ClusterInfo,
     file: SegmentFile,
     exhaustive: bool,
-) -> Result<(Indexed, Vec<String>), RepoError> {
+) -> Result<(Indexed, Told), RepoError> {
     let damaged = |why: String| RepoError::Damaged {
         object: repository.store().full(&names::wal_file(cluster.system, file.file())),
         why,
@@ -542,7 +550,7 @@ async fn index(
     let indexer = SegmentIndexer::new(number.start(cluster.segment_size), file.name.timeline(), layout);
     let mut sink = Sink(if exhaustive { indexer.exhaustive() } else { indexer });
     match read_segment(repository, cluster, file, &mut sink).await? {
-        Some(damaged) => Ok((sink.0.finish(), damaged)),
+        Some(told) => Ok((sink.0.finish(), told)),
         None => Err(damaged("it was there a moment ago and is gone".to_owned())),
     }
 }

@@ -199,34 +199,85 @@ fn of_a_part_and_pieces_the_one_with_more_wal_is_read() {
 }
 
 #[test]
-fn damaged_pieces_are_told_and_what_lies_before_them_is_restored() {
-    let vault = Vault::folder();
-    let cluster = vault.protect(Cluster::builder(Major::usual()).conf("autovacuum", "off"));
-    ledger::write(&cluster, 1, 2);
-    vault.backup(&cluster);
-    let mut receiver = Receiver::of(&vault, &[]);
-    ledger::write(&cluster, 1, 2);
-    receiver.catch_up(&cluster);
-    let rows = ledger::rows(&cluster);
-    let end = receiver.at;
-    ledger::write(&cluster, 1, 2);
-    receiver.catch_up(&cluster);
-    let pieces = receiver.pieces();
-    let broken = pieces.iter().find(|piece| piece.to > end).unwrap();
-    let object = receiver.object(broken);
-    let mut bytes = fs::read(&object).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(&object, bytes).unwrap();
+fn wal_that_is_lost_before_other_pieces_or_with_a_damaged_one_is_no_end_that_a_recovery_takes_unasked() {
+    for damaged in [true, false] {
+        let vault = Vault::folder();
+        let cluster = vault.protect(Cluster::builder(Major::usual()).conf("autovacuum", "off"));
+        ledger::write(&cluster, 1, 2);
+        vault.backup(&cluster);
+        let mut receiver = Receiver::of(&vault, &[]);
+        ledger::write(&cluster, 1, 2);
+        receiver.catch_up(&cluster);
+        let rows = ledger::rows(&cluster);
+        let end = receiver.at;
+        for _ in 0..3 {
+            ledger::write(&cluster, 1, 2);
+            receiver.catch_up(&cluster);
+        }
+        let pieces = receiver.pieces();
+        let behind: Vec<&Piece> = pieces.iter().filter(|piece| piece.to > end).collect();
+        let (last, before) = behind.split_last().unwrap();
+        assert!(last.from > end.plus(300));
+        let mut names = Vec::new();
+        for piece in before.iter().filter(|piece| piece.from <= end.plus(300)) {
+            let object = receiver.object(piece);
+            names.push(object.file_name().unwrap().to_str().unwrap().to_owned());
+            let mut bytes = fs::read(&object).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            match damaged {
+                true => fs::write(&object, bytes).unwrap(),
+                false => fs::remove_file(&object).unwrap(),
+            }
+        }
+        assert!(!names.is_empty());
 
-    let name = object.file_name().unwrap().to_str().unwrap().to_owned();
-    let listed = vault.pitr(["list", "--json"]).with_code(0);
-    assert!(listed.stderr.contains(&name), "{}", listed.stderr);
-    assert_eq!(listed.json()["clusters"][0]["windows"][0]["to_lsn"], end.to_string());
-    let plan = vault.pitr(["plan", "--latest", "--json"]).with_code(0).json();
-    assert!(plan["warnings"].to_string().contains(&name), "{plan}");
-    let found = restored(&vault, cluster.major(), &["--latest"], Recovered::Open);
-    assert_eq!(found, rows);
+        let listed = vault.pitr(["list", "--json"]).with_code(0);
+        let cluster_listed = &listed.json()["clusters"][0];
+        assert_eq!(cluster_listed["windows"][0]["to_lsn"], end.to_string());
+        assert_eq!(cluster_listed["wal"][0]["gaps"][0]["to_lsn"], last.to.to_string());
+        assert_eq!(
+            cluster_listed["gaps_after_newest_backup"][0]["to_lsn"],
+            last.to.to_string()
+        );
+        if damaged {
+            assert!(listed.stderr.contains(&names[0]), "{}", listed.stderr);
+        }
+
+        let refused = vault.pitr(["plan", "--latest"]).with_code(3);
+        assert!(
+            refused.stderr.contains("the repository has more of it up to"),
+            "{}",
+            refused.stderr
+        );
+        let to = format!("--target-lsn {end}");
+        assert!(refused.stderr.contains(&to), "{}", refused.stderr);
+        let xid = cluster.sql("select max(xid::text::bigint) from ledger");
+        vault.pitr(["plan", "--target-xid", &xid]).with_code(3);
+        let target = ["--target-lsn", &end.to_string()];
+        assert_eq!(restored(&vault, cluster.major(), &target, Recovered::Paused), rows);
+
+        // Asked for by a server that goes on to the end of the WAL, and by one that stops before.
+        let scratch = Scratch::new();
+        let name = cluster.sql("select pg_walfile_name(pg_current_wal_flush_lsn())");
+        let fetch = || {
+            let mut command = Program::Restore.command();
+            command
+                .current_dir(scratch.path())
+                .args([name.as_str(), "fetched", "--retry-for", "0s", "--repo"]);
+            Answer::of(command.arg(vault.repo()))
+        };
+        assert!(fetch().with_code(0).stderr.contains("pieces of it up to"));
+        fs::write(scratch.join("recovery.signal"), "").unwrap();
+        let refused = fetch().with_code(204);
+        assert!(refused.stderr.contains("--target-lsn"), "{}", refused.stderr);
+        fs::write(
+            scratch.join("postgresql.auto.conf"),
+            format!("recovery_target_lsn = '{end}'\n"),
+        )
+        .unwrap();
+        fetch().with_code(0);
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ pub(super) const NAME: &str = "wal_gaps";
 
 /// Gaps on the way to a timeline; `None` where no backup serves it, and so none matters.
 pub(super) fn judge(listing: &Listing, timeline: Timeline) -> Option<Check> {
-    let gaps = listing.catalog.gaps(timeline)?;
+    let gaps = listing.gaps(timeline)?;
     if let Some((from, to)) = gaps.after.first() {
         let last = windows(listing, timeline).rfind(|window| window.from_lsn <= *from);
         let last = last.map(|window| format!(", whose last moment is {}", rfc3339(window.to)));

@@ -48,6 +48,8 @@ pub(super) struct End {
     pub(super) lsn: Option<Lsn>,
     /// The latest time of a commit.
     pub(super) latest_commit: Option<DateTime<Utc>>,
+    /// Where the last segment breaks off though there are pieces from behind that, and how far those go.
+    pub(super) lost: Option<(Lsn, Lsn)>,
 }
 
 /// What segments that follow each other tell.
@@ -56,6 +58,7 @@ struct Stretch {
     extent: Option<Extent>,
     latest_commit: Option<DateTime<Utc>>,
     latest_end: Option<DateTime<Utc>>,
+    lost: Option<(Lsn, Lsn)>,
 }
 
 /// A segment that no server can fetch.
@@ -97,6 +100,7 @@ impl<'a> Edges<'a> {
                     last: Some(end.map_or(last, holding)),
                     lsn: end,
                     latest_commit: stretch.latest_commit,
+                    lost: stretch.lost,
                 });
             }
             backs.next();
@@ -163,6 +167,7 @@ impl<'a> Edges<'a> {
                     if at.1 >= reaching_back(last, KEPT) {
                         kept.push((at, index.clone()));
                     }
+                    stretch.lost = index.lost.filter(|_| at.1 == last);
                     stretch.follow(&mut chain, &index, bound, repository, info).await
                 }
                 // Of a version that can't be read.

@@ -17,6 +17,7 @@ pub(super) async fn what_is_stored(
     if let Some(whole) = identity(repository.store(), cluster.system, file).await? {
         return Ok(Tail {
             end: unit.number.end(size),
+            beyond: None,
             digest: whole.content,
             damaged: Vec::new(),
         });

@@ -158,6 +158,10 @@ impl AsRef<SegmentIndex> for Index {
 impl Source for World {
     type Index = Index;
 
+    fn lost(&self, _: &Index) -> Option<(Lsn, Lsn)> {
+        None
+    }
+
     async fn index(&self, segment: OnPath) -> Result<Option<Index>, Failure> {
         let (on, number) = self.look(segment)?;
         let first = (number - 1) * SLOTS;

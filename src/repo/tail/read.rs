@@ -26,6 +26,9 @@ const GROWN: u64 = 1 << 20;
 pub struct Tail {
     /// Where it ends; the segment's start where there is none.
     pub end: Lsn,
+    /// How far pieces go that lie behind it, or should follow on it and are damaged: what is between is lost, unless
+    /// something else brings it. `None` where nothing is known of more.
+    pub beyond: Option<Lsn>,
     /// Digest of its bytes.
     pub digest: Digest,
     /// Pieces that were met and are damaged, in words. Where others cover them nothing is lost; the tail may end before
@@ -60,18 +63,20 @@ pub async fn tail(
         unusable: Vec::new(),
         sink,
     };
-    loop {
+    let furthest = loop {
         let mut listed = pieces_of(repository, cluster, timeline, number).await?;
+        let furthest = listed.iter().map(|piece| piece.to).max();
         listed.retain(|piece| !reading.unusable.contains(piece));
         let known = (reading.at, reading.unusable.len());
         reading.follow(Chooser::new(listed), end).await?;
         // Pieces may be merged while they are listed and read. A listing that led no further has the last word.
         if reading.at == end || known == (reading.at, reading.unusable.len()) {
-            break;
+            break furthest;
         }
-    }
+    };
     Ok(Tail {
         end: reading.at,
+        beyond: furthest.filter(|furthest| *furthest > reading.at),
         digest: reading.hasher.digest(),
         damaged: reading.damaged,
     })
