@@ -87,7 +87,10 @@ impl Delivery {
         if let Some(writer) = writer {
             let known = writer.received().bytes().saturating_sub(chunk.from.bytes()) as usize;
             if known < chunk.content.len() {
-                writer.server_has(chunk.to());
+                // What the spool holds of a segment to its end leaves as a whole, not in pieces first.
+                let kept = self.keeper.kept.borrow().synced;
+                let end = kept.filter(|(timeline, _)| *timeline == chunk.timeline);
+                writer.server_has(end.map_or(chunk.to(), |(_, end)| end.max(chunk.to())));
                 writer.take(chunk.content.slice(known..))?;
             }
             self.publish(writer);
