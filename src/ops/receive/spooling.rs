@@ -19,7 +19,7 @@ use delivery::{Delivered, Delivery};
 use keeper::Keeper;
 
 /// So many bytes may wait for the spool's thread.
-const MOST_QUEUED: u64 = 4 << 20;
+const MOST_QUEUED: u64 = 2 << 20;
 /// What a frame and a file's beginning may take beside the bytes.
 const MARGIN: u64 = 2 << 20;
 

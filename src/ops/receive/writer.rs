@@ -33,9 +33,11 @@ use jobs::Done;
 pub(super) use jobs::Trouble;
 
 /// So many bytes may wait for the packing thread.
-const MOST_QUEUED: u64 = 4 << 20;
+const MOST_QUEUED: u64 = 2 << 20;
 /// So many segments may be full and not stored yet: one is on its way while the next is packed.
 const MOST_UNSTORED: usize = 2;
+/// While segments are not stored yet, no more is received than this beside them: what does not compress is held as it is.
+const MOST_HELD: u64 = 24 << 20;
 
 /// What is written where, and how.
 #[derive(Clone)]
@@ -163,7 +165,13 @@ impl Writer {
     pub(super) fn has_room(&self) -> bool {
         self.packer.queued() < MOST_QUEUED
             && self.unstored.len() < MOST_UNSTORED
+            && (self.unstored.is_empty() || self.held() < MOST_HELD)
             && (self.cutter.has_room() || self.is_whole())
+    }
+
+    /// How much was received and is not stored as a whole yet.
+    fn held(&self) -> u64 {
+        self.received.bytes().saturating_sub(self.stored_up_to().bytes())
     }
 
     /// Whether everything that was received is durable.
