@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use crate::support::cluster::{Cluster, Stop};
@@ -165,6 +165,37 @@ fn a_server_is_stopped_and_started_under_load() {
 }
 
 #[test]
+fn a_server_that_is_stopped_while_the_store_is_away_is_let_go_with_the_receiver() {
+    let vault = Vault::folder();
+    let mut server = small_segments();
+    let mut receiver = Receiver::streaming(&vault, &server.conninfo(), &[]);
+    let here = PathBuf::from(vault.repo());
+    let away = here.with_extension("away");
+    fs::rename(&here, &away).unwrap();
+    ledger::write(&server, 1, 4);
+    receiver.wait_for_state("store_unavailable");
+    let stopped_at = thread::scope(|scope| {
+        // It waits until its walsender was told that everything is flushed, or is gone.
+        let stopping = scope.spawn(|| {
+            server.stop(Stop::Fast);
+            Instant::now()
+        });
+        sleep(Duration::from_secs(2));
+        let since = Instant::now();
+        assert_eq!(receiver.stop().0, Some(5));
+        assert!(stopping.join().unwrap() > since, "nothing was waited for");
+        since
+    });
+    assert!(stopped_at.elapsed() < DRAINED_WITHIN + Duration::from_secs(2));
+    fs::rename(&away, &here).unwrap();
+    server.start();
+    receiver.start();
+    receiver.wait_for_state("streaming");
+    wait_until_durable(&server);
+    assert_eq!(receiver.stop().0, Some(0));
+}
+
+#[test]
 fn a_receiver_that_was_frozen_goes_on_where_it_was() {
     let vault = Vault::folder();
     let server = small_segments();
@@ -187,6 +218,11 @@ fn a_receiver_that_was_frozen_goes_on_where_it_was() {
 #[test]
 fn memory_stays_small_while_much_is_caught_up_with_that_does_not_compress() {
     catch_up(false);
+}
+
+#[test]
+fn memory_stays_small_while_the_same_comes_through_a_spool() {
+    catch_up(true);
 }
 
 fn catch_up(spooled: bool) {
