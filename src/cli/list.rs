@@ -143,7 +143,11 @@ fn describe(listing: &Listing) -> String {
             size(wal.stored_bytes),
         ));
         for (from, to) in &wal.gaps {
-            text.push_str(&format!("    gap: {from} to {to} is missing\n"));
+            let what = match wal.unlinked == Some((*from, *to)) {
+                true => "does not follow on what is before, as if of another server",
+                false => "is missing",
+            };
+            text.push_str(&format!("    gap: {from} to {to} {what}\n"));
         }
     }
     let newest = listing.catalog.timelines().last().copied();

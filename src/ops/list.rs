@@ -11,6 +11,9 @@ use crate::pg::{Leg, Lsn, SegmentNumber, SystemId, Timeline, TimelineHistory, Wa
 use crate::repo::backup::{BackupId, BackupRecord, BackupState};
 use crate::repo::{ClusterInfo, Form, LEAST_WAL_OBJECT, Repository, names};
 
+/// So many segments are followed where somebody wants to know for sure. Each is a read from the store.
+const LOOK_BACK: u64 = 1024;
+
 /// One cluster.
 #[derive(Debug)]
 pub struct Listing {
@@ -28,6 +31,13 @@ impl Listing {
         let mut gaps = self.catalog.gaps(timeline)?;
         let wal = self.wal.iter().find(|wal| wal.timeline == timeline);
         gaps.after.extend(wal.and_then(|wal| wal.lost));
+        let newest = self.catalog.backup(&gaps.newest).map(|backup| backup.start_lsn);
+        if let Some(unlinked) = wal.and_then(|wal| wal.unlinked) {
+            match newest.is_some_and(|newest| unlinked.0 <= newest) {
+                true => gaps.before.push((unlinked.0, newest.unwrap_or(unlinked.1))),
+                false => gaps.after.push(unlinked),
+            }
+        }
         Some(gaps)
     }
 }
@@ -53,6 +63,9 @@ pub struct TimelineListing {
     pub gaps: Vec<(Lsn, Lsn)>,
     /// Such a one: it lies behind the end.
     pub lost: Option<(Lsn, Lsn)>,
+    /// WAL that is there and does not follow on what is before, as of a server that was set back. Looked for near the
+    /// end.
+    pub unlinked: Option<(Lsn, Lsn)>,
 }
 
 /// A stretch of time, each moment of which can be restored.
@@ -87,6 +100,30 @@ pub async fn list(repository: &Repository, only: Option<SystemId>) -> Result<Vec
         listings.push(one(repository, catalog).await?);
     }
     Ok(listings)
+}
+
+/// Follows the WAL from the newest backup of a timeline on, as a recovery would, and notes where it breaks: a listing looks
+/// only near the end. At most the last [`LOOK_BACK`] segments are looked at.
+///
+/// # Errors
+/// The store.
+pub async fn look_back(repository: &Repository, listing: &mut Listing, timeline: Timeline) -> Result<(), Failure> {
+    let catalog = &listing.catalog;
+    let newest = catalog.gaps(timeline).and_then(|gaps| catalog.backup(&gaps.newest));
+    let Some(from) = newest.map(|backup| backup.start_lsn) else {
+        return Ok(());
+    };
+    let path = catalog.history(timeline).path();
+    if let Some(last) = catalog.wal.end_along(&path, from) {
+        let size = catalog.info.segment_size;
+        let earliest = SegmentNumber::new(last.number().saturating_sub(LOOK_BACK));
+        let first = SegmentNumber::holding(from, size).max(earliest);
+        let unlinked = Edges::new(repository, catalog).unlinked(&path, first, last).await?;
+        if let Some(wal) = listing.wal.iter_mut().find(|wal| wal.timeline == timeline) {
+            wal.unlinked = unlinked.or(wal.unlinked);
+        }
+    }
+    Ok(())
 }
 
 async fn one(repository: &Repository, mut catalog: Catalog) -> Result<Listing, Failure> {
@@ -143,8 +180,14 @@ async fn of_timeline(
         segments: stored.segments().len(),
         stored_bytes: stored.stored_bytes(),
         last_commit_at: found.latest_commit,
-        gaps: runs.windows(2).map(between).chain(found.lost).collect(),
+        gaps: runs
+            .windows(2)
+            .map(between)
+            .chain(found.lost)
+            .chain(found.unlinked)
+            .collect(),
         lost: found.lost,
+        unlinked: found.unlinked,
     }))
 }
 

@@ -16,8 +16,13 @@ pub(super) fn judge(listing: &Listing, timeline: Timeline) -> Option<Check> {
     if let Some((from, to)) = gaps.after.first() {
         let last = windows(listing, timeline).rfind(|window| window.from_lsn <= *from);
         let last = last.map(|window| format!(", whose last moment is {}", rfc3339(window.to)));
+        let unlinked = listing.wal.iter().any(|wal| wal.unlinked == Some((*from, *to)));
+        let what = match unlinked {
+            true => "does not follow on what is before it (was the server set back to an older copy?)",
+            false => "is missing",
+        };
         let detail = format!(
-            "the WAL from {from} to {to} is missing after the newest base backup ({}): no recovery gets past {from}{}{}",
+            "the WAL from {from} to {to} {what}, after the newest base backup ({}): no recovery gets past {from}{}{}",
             gaps.newest,
             last.unwrap_or_default(),
             more(&gaps.after)

@@ -28,6 +28,7 @@ use crate::ops::list;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::{MajorVersion, VersionError};
 use crate::replication::{ReplicationSession, SlotName, SystemIdentity};
+use crate::repo::Repository;
 use crate::store::{Retry, Store, StoreError};
 
 use facts::ServerFacts;
@@ -270,13 +271,8 @@ pub async fn check(
             Err(failure) => log.broke_off("round_trip", failure),
         }
         // Not before: what a server that was just promoted archives comes in turn.
-        match list::list(repository, Some(facts.system)).await {
-            Ok(listings) => log.extend(listings.first().into_iter().flat_map(|listing| {
-                let timeline = facts.timeline;
-                timeline::judge(listing, timeline)
-                    .into_iter()
-                    .chain(gaps::judge(listing, timeline))
-            })),
+        match restorable(repository, facts).await {
+            Ok(checks) => log.extend(checks),
             Err(failure) => log.broke_off(gaps::NAME, failure),
         }
     }
@@ -286,6 +282,17 @@ pub async fn check(
         Err(failure) => log.broke_off("archiver", failure),
     }
     log.report
+}
+
+/// Whether what the server writes now can be restored.
+async fn restorable(repository: &Repository, facts: &ServerFacts) -> Result<Vec<Check>, Failure> {
+    let mut checks = Vec::new();
+    for mut listing in list::list(repository, Some(facts.system)).await? {
+        list::look_back(repository, &mut listing, facts.timeline).await?;
+        checks.extend(timeline::judge(&listing, facts.timeline));
+        checks.extend(gaps::judge(&listing, facts.timeline));
+    }
+    Ok(checks)
 }
 
 /// Connects and makes every check that needs the server alone. `None`: it is one of a version that

@@ -50,6 +50,8 @@ pub(super) struct End {
     pub(super) latest_commit: Option<DateTime<Utc>>,
     /// Where the last segment breaks off though there are pieces from behind that, and how far those go.
     pub(super) lost: Option<(Lsn, Lsn)>,
+    /// Where a segment does not follow on the one before, and how far there is WAL from there on.
+    pub(super) unlinked: Option<(Lsn, Lsn)>,
 }
 
 /// What segments that follow each other tell.
@@ -59,6 +61,7 @@ struct Stretch {
     latest_commit: Option<DateTime<Utc>>,
     latest_end: Option<DateTime<Utc>>,
     lost: Option<(Lsn, Lsn)>,
+    unlinked: Option<(Lsn, Lsn)>,
 }
 
 /// A segment that no server can fetch.
@@ -101,6 +104,7 @@ impl<'a> Edges<'a> {
                     lsn: end,
                     latest_commit: stretch.latest_commit,
                     lost: stretch.lost,
+                    unlinked: stretch.unlinked,
                 });
             }
             backs.next();
@@ -134,6 +138,20 @@ impl<'a> Edges<'a> {
         Ok(None)
     }
 
+    /// Where one of these segments does not follow on the one before, and how far there is WAL from there on.
+    ///
+    /// # Errors
+    /// The store.
+    pub(super) async fn unlinked(
+        &mut self,
+        path: &[Leg],
+        first: SegmentNumber,
+        last: SegmentNumber,
+    ) -> Result<Option<(Lsn, Lsn)>, Failure> {
+        let stretch = self.read(path, first, last, None).await?;
+        Ok(stretch.ok().and_then(|stretch| stretch.unlinked))
+    }
+
     /// What the segments tell, of records that begin before `before`.
     async fn read(
         &mut self,
@@ -142,7 +160,7 @@ impl<'a> Edges<'a> {
         last: SegmentNumber,
         before: Option<Lsn>,
     ) -> Result<Result<Stretch, Damaged>, Failure> {
-        let (repository, info, known) = (self.repository, self.info, &self.known);
+        let (repository, info, wal, known) = (self.repository, self.info, self.wal, &self.known);
         let mut indexes = stream::iter(self.wal.between(path, first, last))
             .map(async |(timeline, segment)| {
                 let at = (timeline, segment.number);
@@ -159,6 +177,10 @@ impl<'a> Edges<'a> {
         while let Some((at, index)) = indexes.next().await {
             let left = path.iter().find(|leg| leg.timeline == at.0).and_then(|leg| leg.to);
             let bound = before.into_iter().chain(left).min();
+            let own = match &index {
+                Ok(Some(index)) => index.core.broken.clone(),
+                _ => None,
+            };
             let added = match index {
                 Ok(Some(index)) => {
                     if index.file.form == Form::Pieces {
@@ -175,7 +197,12 @@ impl<'a> Edges<'a> {
                 Err(error) => Err(error),
             };
             match added {
-                Ok(()) if chain.broken().is_some() => break,
+                Ok(()) if chain.broken().is_some() => {
+                    if let Some(broken) = chain.broken().filter(|broken| own.as_ref() != Some(broken)) {
+                        stretch.unlinked = Some((broken.at, wal.segment_end(at.0, last)));
+                    }
+                    break;
+                }
                 Ok(()) => {}
                 Err(error) if error.class() == Class::Damaged => {
                     damaged = Some((Damaged(at.1), error));

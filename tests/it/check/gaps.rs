@@ -1,7 +1,12 @@
 //! WAL that is missing: `check` fails where no recovery gets past it, and says what is lost where one does.
 
-use crate::support::cluster::Cluster;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::cluster::{Cluster, Stop};
 use crate::support::ledger;
+use crate::support::program::Answer;
 use crate::support::tools::Major;
 use crate::support::vault::Vault;
 
@@ -55,4 +60,41 @@ fn a_gap_after_the_newest_backup_fails_until_there_is_a_backup_after_it() {
     primary.archive_now();
     primary.set("archive_command", "false");
     check(4);
+}
+
+#[test]
+fn wal_that_does_not_follow_on_what_is_before_fails_until_there_is_a_backup_after_it() {
+    let vault = Vault::folder();
+    let builder = Cluster::builder(Major::usual()).initdb_args(["--wal-segsize=1"]);
+    let mut server = vault.protect(builder.conf("autovacuum", "off"));
+    vault.backup(&server);
+    server.archive_now();
+    server.stop(Stop::Fast);
+    let image = server.data_dir().with_extension("image");
+    let copy = |from: &Path, to: &Path| drop(Answer::of(Command::new("cp").arg("-a").arg(from).arg(to)).with_code(0));
+    copy(server.data_dir(), &image);
+    server.start();
+    ledger::write(&server, 1, 4);
+    server.archive_now();
+    server.stop(Stop::Fast);
+    fs::remove_dir_all(server.data_dir()).unwrap();
+    copy(&image, server.data_dir());
+    fs::remove_dir_all(&image).unwrap();
+
+    // The same segment of another history goes elsewhere; what follows comes here.
+    server.start();
+    let command = server.sql("show archive_command");
+    server.set("archive_command", "/bin/true");
+    ledger::write(&server, 1, 6);
+    server.archive_now();
+    server.set("archive_command", &command);
+    ledger::write(&server, 1, 4);
+    server.archive_now();
+
+    let conninfo = server.conninfo();
+    let check = |code| vault.pitr(["check", "--json", "-d", &conninfo]).with_code(code);
+    let detail = field(&check(3), "wal_gaps", "detail");
+    assert!(detail.contains("does not follow on what is before"), "{detail}");
+    vault.backup(&server);
+    check(0);
 }
