@@ -22,13 +22,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::catalog::Catalog;
 use crate::env::Env;
 use crate::error::{Class, Explain, Failure};
 use crate::ops::list;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::{MajorVersion, VersionError};
 use crate::replication::{ReplicationSession, SlotName, SystemIdentity};
-use crate::repo::Repository;
+use crate::repo::{ClusterInfo, Repository};
 use crate::store::{Retry, Store, StoreError};
 
 use facts::ServerFacts;
@@ -266,6 +267,11 @@ pub async fn check(
         return log.report;
     };
     if let Some(repository) = &repository {
+        // The round trip moves the server on.
+        match position(sql, repository, facts).await {
+            Ok(check) => log.extend(check),
+            Err(failure) => log.broke_off("server_position", failure),
+        }
         match round_trip::check(sql, facts, repository, request).await {
             Ok(check) => log.add(check),
             Err(failure) => log.broke_off("round_trip", failure),
@@ -282,6 +288,18 @@ pub async fn check(
         Err(failure) => log.broke_off("archiver", failure),
     }
     log.report
+}
+
+/// Whether the server is where it was.
+async fn position(sql: &Sql, repository: &Repository, facts: &ServerFacts) -> Result<Option<Check>, Failure> {
+    let info = ClusterInfo::read(repository.store(), facts.system).await?;
+    // A standby may be behind.
+    let Some(info) = info.filter(|_| !facts.in_recovery) else {
+        return Ok(None);
+    };
+    let stored = Catalog::read(repository, info).await?.wal.end(facts.timeline);
+    let row = sql.row("select pg_current_wal_insert_lsn() as lsn").await?;
+    Ok(timeline::judge_position(stored, row.need("lsn")?, facts.timeline))
 }
 
 /// Whether what the server writes now can be restored.

@@ -4,7 +4,7 @@
 use super::Check;
 use crate::catalog::{Catalog, Entry};
 use crate::ops::list::Listing;
-use crate::pg::Timeline;
+use crate::pg::{Lsn, Timeline};
 
 /// What scripts know the check by, and what decides the exit code.
 pub(super) const NAME: &str = "timeline_backup";
@@ -42,6 +42,21 @@ pub(super) fn judge(listing: &Listing, timeline: Timeline) -> Option<Check> {
             "take a base backup now: pgp-pitr backup",
         )),
     }
+}
+
+/// A server that is behind what it has written itself. `stored` is where the repository's WAL of its timeline ends, and
+/// was asked for first.
+pub(super) fn judge_position(stored: Option<Lsn>, server: Lsn, timeline: Timeline) -> Option<Check> {
+    let stored = stored.filter(|stored| *stored > server)?;
+    Some(Check::fails(
+        "server_position",
+        format!(
+            "the server is at {server}, and the repository has WAL of its timeline {timeline} up to {stored}: it was set back \
+             to an older copy, and what it writes now can't be kept beside what it wrote before"
+        ),
+        "restore it with pgp-pitr, or start the copy with recovery.signal and a restore_command, so that it gets a timeline of \
+         its own; or archive into another repository",
+    ))
 }
 
 fn lacks_history(catalog: &Catalog, timeline: Timeline) -> bool {

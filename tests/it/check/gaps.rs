@@ -76,23 +76,32 @@ fn wal_that_does_not_follow_on_what_is_before_fails_until_there_is_a_backup_afte
     server.start();
     ledger::write(&server, 1, 4);
     server.archive_now();
-    server.stop(Stop::Fast);
-    fs::remove_dir_all(server.data_dir()).unwrap();
-    copy(&image, server.data_dir());
-    fs::remove_dir_all(&image).unwrap();
+    let set_back = |server: &mut Cluster| {
+        server.stop(Stop::Fast);
+        fs::remove_dir_all(server.data_dir()).unwrap();
+        copy(&image, server.data_dir());
+        server.start();
+        server.set("archive_command", "/bin/true");
+    };
+    let command = server.sql("show archive_command");
+    set_back(&mut server);
+    let conninfo = server.conninfo();
+    let check = |code| {
+        vault
+            .pitr(["check", "--json", "--wal-timeout", "5s", "-d", &conninfo])
+            .with_code(code)
+    };
+    assert_eq!(statuses(&check(4))["server_position"], "fails");
 
     // The same segment of another history goes elsewhere; what follows comes here.
-    server.start();
-    let command = server.sql("show archive_command");
-    server.set("archive_command", "/bin/true");
+    set_back(&mut server);
+    fs::remove_dir_all(&image).unwrap();
     ledger::write(&server, 1, 6);
     server.archive_now();
     server.set("archive_command", &command);
     ledger::write(&server, 1, 4);
     server.archive_now();
 
-    let conninfo = server.conninfo();
-    let check = |code| vault.pitr(["check", "--json", "-d", &conninfo]).with_code(code);
     let detail = field(&check(3), "wal_gaps", "detail");
     assert!(detail.contains("does not follow on what is before"), "{detail}");
     vault.backup(&server);
