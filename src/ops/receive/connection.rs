@@ -6,7 +6,7 @@ use super::monitor::gaps_that_matter;
 use super::server::{self, Server, Wanted};
 use super::sink::Sink;
 use super::spool::Spool;
-use super::spooling::Spooling;
+use super::spooling::{Seam, Spooling};
 use super::status::Gap;
 use super::stream::Ended;
 use super::tidy::tidy;
@@ -215,10 +215,14 @@ impl Receiver {
             }
             _ => None,
         };
+        let seam = match from {
+            From::Byte(..) => Seam::of(&self.repository, &server.cluster, &server.name, (timeline, at)).await,
+            From::Segment(_) => None,
+        };
         let start = StreamStart {
             slot: Some(self.options.slot.clone()),
             timeline,
-            at,
+            at: seam.as_ref().map_or(at, Seam::from),
         };
         let mut stream = match session.start_physical(&start).await? {
             Started::Streaming(stream) => stream,
@@ -232,7 +236,7 @@ impl Receiver {
         let mut spooling = self.spooling.take();
         let mut sink = match (&mut spooling, tail) {
             (Some(spooling), _) => {
-                spooling.begin_at(timeline, at);
+                spooling.begin_at(timeline, at, seam);
                 Sink::Spooled(spooling)
             }
             (None, Some((unit, tail))) => {

@@ -34,10 +34,7 @@ impl Sink<'_> {
     pub(super) fn take(&mut self, bytes: Bytes) -> Result<(), Failure> {
         match self {
             Self::Direct(writer) => writer.take(bytes),
-            Self::Spooled(spooling) => {
-                spooling.take(bytes);
-                Ok(())
-            }
+            Self::Spooled(spooling) => spooling.take(bytes),
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod delivery;
 mod keeper;
+mod seam;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
@@ -17,6 +18,7 @@ use crate::pg::{Lsn, Timeline};
 
 use delivery::{Delivered, Delivery};
 use keeper::Keeper;
+pub(super) use seam::Seam;
 
 /// So many bytes may wait for the spool's thread.
 const MOST_QUEUED: u64 = 2 << 20;
@@ -45,6 +47,8 @@ pub(super) struct Spooling {
     at: Option<(Timeline, Lsn)>,
     /// Where they began to come.
     begun: Lsn,
+    /// What comes before them, to be compared.
+    seam: Option<Seam>,
     told: Written,
 }
 
@@ -70,6 +74,7 @@ impl Spooling {
             limit,
             at,
             begun: at.map_or(Lsn::ZERO, |(_, at)| at),
+            seam: None,
             told: Written::default(),
         }
     }
@@ -79,13 +84,14 @@ impl Spooling {
         self.at
     }
 
-    /// What comes next begins here: on a timeline that follows, or behind a gap.
-    pub(super) fn begin_at(&mut self, timeline: Timeline, at: Lsn) {
+    /// What comes next begins here: on a timeline that follows, or behind a gap; or before it with a seam.
+    pub(super) fn begin_at(&mut self, timeline: Timeline, at: Lsn, seam: Option<Seam>) {
         if self.at.is_some_and(|(known, end)| known == timeline && end != at) {
             self.keeper.gap();
         }
         self.at = Some((timeline, at));
         self.begun = at;
+        self.seam = seam;
     }
 
     /// Keeps a timeline's history.
@@ -124,12 +130,23 @@ impl Spooling {
         self.limit
     }
 
-    pub(super) fn take(&mut self, bytes: Bytes) {
-        if let Some((timeline, at)) = self.at {
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// They are not what the repository has of that place.
+    pub(super) fn take(&mut self, mut bytes: Bytes) -> Result<(), Failure> {
+        if let Some(seam) = &mut self.seam {
+            if !seam.take(&mut bytes)? {
+                return Ok(());
+            }
+            self.seam = None;
+        }
+        if let Some((timeline, at)) = self.at.filter(|_| !bytes.is_empty()) {
             let end = at.plus(bytes.len() as u64);
             self.keeper.append(timeline, at, bytes);
             self.at = Some((timeline, end));
         }
+        Ok(())
     }
 
     /// Waits until something has become durable. Cancel-safe.
