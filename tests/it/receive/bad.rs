@@ -156,3 +156,44 @@ fn a_server_that_was_set_back_is_refused_and_overwrites_nothing() {
         );
     }
 }
+
+#[test]
+fn a_server_that_was_set_back_is_refused_where_wal_goes_through_a_spool() {
+    let scratch = Scratch::new();
+    let vault = Vault::folder();
+    let spool = scratch.folder("spool");
+    let spool = ["--spool", spool.to_str().unwrap()];
+    let mut server = Cluster::builder(Major::usual())
+        .initdb_args(["--wal-segsize=1"])
+        .conf("wal_keep_size", "64MB")
+        .conf("autovacuum", "off")
+        .build();
+    let mut receiver = Receiver::streaming(&vault, &server.conninfo(), &spool);
+    ledger::write(&server, 1, 4);
+    wait_until_durable(&server);
+    receiver.kill9();
+    server.stop(Stop::Fast);
+    let old = scratch.join("old");
+    copy(server.data_dir(), &old);
+    server.start();
+    receiver.start();
+    ledger::write(&server, 1, 4);
+    let end = wait_until_durable(&server);
+    assert_eq!(receiver.stop().0, Some(0));
+    server.stop(Stop::Immediate);
+    let mut back = Cluster::on_directory(server.major(), &old);
+    back.start();
+    while back.sql(&format!(
+        "select pg_current_wal_flush_lsn() > '{end}'::pg_lsn + 1500000"
+    )) == "f"
+    {
+        back.sql("create table if not exists other as select n from generate_series(1, 100) n");
+        back.sql("insert into other select n from generate_series(1, 3000) n");
+    }
+    let repository = contents(Path::new(vault.repo()));
+    let more = [&spool[..], &["--until", "now"]].concat();
+    let mut other = Receiver::new(&vault, &back.conninfo(), "pgp", &more);
+    let said = other.ends_with(1);
+    assert!(said.contains("sends other WAL of timeline 1"), "{said}");
+    assert!(repository == contents(Path::new(vault.repo())), "something was changed");
+}

@@ -280,3 +280,38 @@ fn reconnecting_leaves_nothing_behind() {
     });
     assert_eq!(receiver.stop().0, Some(0));
 }
+
+#[test]
+fn a_store_or_a_server_that_hangs_does_not_hold_up_a_stop() {
+    let s3 = S3Server::start();
+    let vault = Vault::s3(&s3, "hangs");
+    let server = small_segments();
+    let mut receiver = Receiver::streaming(&vault, &server.conninfo(), &["--synchronous"]);
+    s3.pause();
+    ledger::write(&server, 1, 4);
+    sleep(Duration::from_secs(1));
+    let (code, took) = receiver.stop();
+    assert_eq!(code, Some(5), "{}", receiver.log());
+    assert!(took < DRAINED_WITHIN, "{took:?}");
+    // It can't even begin.
+    receiver.start();
+    sleep(Duration::from_secs(1));
+    let (code, took) = receiver.stop();
+    assert_eq!(code, Some(0), "{}", receiver.log());
+    assert!(took < DRAINED_WITHIN / 5, "{took:?}");
+    s3.resume();
+
+    let lock = fs::read_to_string(server.data_dir().join("postmaster.pid")).unwrap();
+    let postmaster: u32 = lock.lines().next().unwrap().parse().unwrap();
+    freeze(postmaster);
+    receiver.start();
+    sleep(Duration::from_secs(1));
+    let (code, took) = receiver.stop();
+    signal(postmaster, rustix::process::Signal::CONT);
+    assert_eq!(code, Some(0), "{}", receiver.log());
+    assert!(took < DRAINED_WITHIN / 5, "{took:?}");
+    receiver.start();
+    receiver.wait_for_state("streaming");
+    wait_until_durable(&server);
+    assert_eq!(receiver.stop().0, Some(0));
+}
