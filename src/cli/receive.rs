@@ -19,6 +19,10 @@ use crate::pg::duration::Span;
 use crate::pg::size::Size;
 use crate::pg::{Lsn, SystemId};
 use crate::replication::SlotName;
+use crate::store::Store;
+
+/// Between two tries to open a repository that is away.
+const REPOSITORY_PAUSE: Duration = Duration::from_secs(2);
 
 /// A receiver that was given too little to go on.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +61,7 @@ impl Session {
         log::begin(&self.settings)?;
         let options = self.receive_options(args)?;
         let info = self.server()?;
-        let store = open_store(PROGRAM, &self.settings, &self.env)?;
+        let store = self.store_of_receiver(&options)?;
         block_on(async {
             let stop = CancellationToken::new();
             let signals = until_signal(stop.clone())?;
@@ -67,6 +71,23 @@ impl Session {
                 () = signals => Err(receive::ReceiveError::Impatient.into()),
             }
         })
+    }
+
+    /// The store. A folder that is away is waited for where a spool shows that it was there.
+    fn store_of_receiver(&self, options: &Options) -> Result<Store, Failure> {
+        let used = options.spool.as_ref().is_some_and(|spool| spool.folder.is_dir());
+        let mut told = false;
+        loop {
+            match open_store(PROGRAM, &self.settings, &self.env) {
+                Err(failure) if used && failure.class() == Class::Unavailable => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(error = %failure, "the repository can't be opened; trying again");
+                    }
+                    std::thread::sleep(REPOSITORY_PAUSE);
+                }
+                opened => return opened,
+            }
+        }
     }
 
     fn receive_options(&self, args: &ReceiveArgs) -> Result<Options, Failure> {

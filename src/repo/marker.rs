@@ -95,6 +95,20 @@ impl Repository {
         }
     }
 
+    /// Whether the store still holds this repository and no other: a bucket's name may lead elsewhere since.
+    ///
+    /// # Errors
+    /// It holds none, or another one; or the store.
+    pub async fn is_same(&self) -> Result<(), RepoError> {
+        let found = Self::open(&self.store).await?;
+        match found.id == self.id {
+            true => Ok(()),
+            false => Err(RepoError::NoRepository {
+                url: self.store.url().to_string(),
+            }),
+        }
+    }
+
     /// Whether the folder that it lies in is still that one, and holds this object: what was written while it was
     /// unmounted lies in another place than it will be looked for. Of a bucket nothing is asked.
     ///

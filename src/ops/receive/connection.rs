@@ -333,13 +333,28 @@ impl Receiver {
         Ok(next)
     }
 
+    /// Told when it is known how far it goes.
     fn note_gap(&mut self, timeline: Timeline, from: Lsn, to: Lsn) {
-        tracing::error!(
-            timeline = %timeline, from = %from, to = %to,
-            "gap: the server has removed this WAL and the repository lacks it; no recovery gets past it: take a base \
-             backup now, unless archive_command still brings it"
-        );
-        self.monitor.gap(Gap { timeline, from, to });
+        match &mut self.gap {
+            Some(gap) if gap.timeline == timeline && gap.to == from => gap.to = to,
+            _ if from == to => {}
+            _ => {
+                self.tell_gap();
+                self.gap = Some(Gap { timeline, from, to });
+            }
+        }
+    }
+
+    /// WAL goes on behind a gap.
+    pub(super) fn tell_gap(&mut self) {
+        if let Some(gap) = self.gap.take() {
+            tracing::error!(
+                timeline = %gap.timeline, from = %gap.from, to = %gap.to,
+                "gap: the server has removed this WAL and the repository lacks it; no recovery gets past it: take a \
+                 base backup now, unless archive_command still brings it"
+            );
+            self.monitor.gap(gap);
+        }
     }
 }
 

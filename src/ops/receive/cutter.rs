@@ -22,6 +22,12 @@ const MOST_PIECES: u32 = 256;
 /// already, what comes beyond leaves with the whole: a store that is so much slower gains nothing by getting everything
 /// twice.
 const MOST_UNCUT: u64 = 4 << 20;
+/// A piece of so many bytes held several commits: their clients commit again at nearly the same time, and share the next
+/// piece if that waits for …
+const SEVERAL: u64 = 2 << 10;
+/// … so long, instead of leaving with the first of them alone.
+const GATHER: Duration = Duration::from_millis(1);
+
 /// When pieces leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
@@ -60,6 +66,8 @@ pub(super) struct Cutter {
     /// Pieces of the block that were cut since, in its merged part and behind it.
     merged: (Lsn, u32),
     pieces: u32,
+    /// How long the last piece was.
+    last: u64,
     /// Too much waited: the rest of the segment leaves with the whole.
     gave_up: bool,
 }
@@ -77,6 +85,7 @@ impl Cutter {
             block: at,
             merged: (at, 0),
             pieces: 0,
+            last: 0,
             gave_up: false,
         }
     }
@@ -108,7 +117,7 @@ impl Cutter {
         let since = self.since?;
         let enough = self.received.since(self.cut) >= ENOUGH && !whole;
         let leaves = match self.pace {
-            Pace::Synchronous if !whole => true,
+            Pace::Synchronous if !whole => self.last < SEVERAL || now >= since + GATHER,
             Pace::Synchronous => now >= since + Duration::from_secs(1),
             Pace::Interval(interval) => enough || now >= since + interval,
         };
@@ -116,8 +125,9 @@ impl Cutter {
     }
 
     /// When [`Self::next`] has something to say again, if nothing happens before.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self, whole: bool) -> Option<Instant> {
         let wait = match self.pace {
+            Pace::Synchronous if !whole => GATHER,
             Pace::Synchronous => Duration::from_secs(1),
             Pace::Interval(interval) => interval,
         };
@@ -130,6 +140,7 @@ impl Cutter {
             return None;
         }
         let piece = self.content(self.cut);
+        self.last = self.received.since(self.cut);
         self.cut = self.received;
         self.since = None;
         self.pieces += 1;
@@ -207,10 +218,10 @@ mod tests {
     async fn a_piece_waits_for_the_interval_or_for_a_mebibyte() {
         let begun = Instant::now();
         let mut cutter = cutter(Pace::Interval(INTERVAL));
-        assert_eq!(cutter.deadline(), None);
+        assert_eq!(cutter.deadline(false), None);
         cutter.take(bytes(10), begun, false);
         assert_eq!(cutter.next(begun, false, false), None);
-        assert_eq!(cutter.deadline(), Some(begun + INTERVAL));
+        assert_eq!(cutter.deadline(false), Some(begun + INTERVAL));
         let piece = cutter.next(begun + INTERVAL, false, false).unwrap();
         assert_eq!((piece.from, piece.to), (Lsn::new(1000), Lsn::new(1010)));
         assert_eq!(cutter.next(begun + INTERVAL, false, false), None);
@@ -235,6 +246,18 @@ mod tests {
         assert_eq!(cutter.next(now, true, false), None);
         let piece = cutter.next(now, false, false).unwrap();
         assert_eq!((piece.from, piece.to), (Lsn::new(1010), Lsn::new(1030)));
+    }
+
+    #[tokio::test]
+    async fn clients_that_commit_together_share_the_next_piece_too() {
+        let now = Instant::now();
+        let mut cutter = cutter(Pace::Synchronous);
+        cutter.take(bytes(SEVERAL as usize), now, false);
+        assert!(cutter.next(now, false, false).is_some());
+        cutter.take(bytes(10), now, false);
+        assert_eq!(cutter.next(now, false, false), None);
+        assert_eq!(cutter.deadline(false), Some(now + GATHER));
+        assert!(cutter.next(now + GATHER, false, false).is_some());
     }
 
     #[tokio::test]

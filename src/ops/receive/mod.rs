@@ -42,6 +42,7 @@ pub use error::ReceiveError;
 use monitor::Monitor;
 pub use spooling::Promise;
 use spooling::Spooling;
+use status::Gap;
 use writer::Trouble;
 
 /// Between two connections, growing from the first to the longest while they fail.
@@ -124,6 +125,7 @@ pub async fn receive(
         cluster: None,
         spooling: None,
         monitor,
+        gap: None,
         until: match options.until {
             Some(Until::Lsn(lsn)) => Some(lsn),
             _ => None,
@@ -184,6 +186,8 @@ struct Receiver {
     cluster: Option<ClusterInfo>,
     spooling: Option<Spooling>,
     monitor: Monitor,
+    /// WAL that the server has removed, as far as it was asked for.
+    gap: Option<Gap>,
     until: Option<Lsn>,
 }
 

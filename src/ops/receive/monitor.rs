@@ -24,6 +24,8 @@ use crate::repo::{ClusterInfo, Repository};
 
 /// How often the server is asked about the slot.
 const SLOT_EVERY: Duration = Duration::from_secs(30);
+/// A store that has not answered for so long is in trouble, whatever it will say.
+const ANSWER: Duration = Duration::from_secs(3);
 /// How often it is looked whether known gaps matter still: a backup, or the archive, may have mended them.
 const GAPS_EVERY: Duration = Duration::from_secs(60);
 /// Data at risk for longer than this is told in the log.
@@ -160,7 +162,9 @@ impl Monitor {
         if let Some(cluster) = cluster {
             self.look_at_gaps(repository, cluster).await;
         }
-        let trouble = trouble.now();
+        let silent = sink.waits_for().filter(|silent| *silent > ANSWER);
+        let silent = silent.map(|silent| format!("the store has not answered for {} s", silent.as_secs()));
+        let trouble = trouble.now().or(silent);
         self.measure_spool(sink);
         self.status.state = match (&trouble, sink.spool()) {
             (_, Some((.., true))) => State::SpoolFull,

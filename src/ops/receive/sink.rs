@@ -1,5 +1,7 @@
 //! Where received WAL goes: to the writer at once, or through a spool.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::packer::Took;
@@ -102,6 +104,14 @@ impl Sink<'_> {
             }
         }
         Ok(())
+    }
+
+    /// For how long the store has not answered, if something is on its way.
+    pub(super) fn waits_for(&self) -> Option<Duration> {
+        match self {
+            Self::Direct(writer) => writer.waits_for(),
+            Self::Spooled(_) => None,
+        }
     }
 
     /// Whether the server has much more.

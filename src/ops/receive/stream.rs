@@ -103,6 +103,7 @@ impl Receiver {
                             sink.server_has(server_end);
                             self.monitor.server(server_end, sent_at);
                             self.monitor.received(bytes.len() as u64);
+                            self.tell_gap();
                             sink.take(bytes).map_err(Broken::Writing)?;
                         }
                         StreamEvent::Keepalive { server_end, reply, sent_at } => {

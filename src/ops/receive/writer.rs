@@ -12,6 +12,7 @@
 mod jobs;
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::task::JoinSet;
@@ -102,6 +103,8 @@ pub(super) struct Writer {
     durable: Durable,
     check: Option<Check>,
     piece_in_flight: bool,
+    /// When the piece on its way left.
+    left_at: Instant,
     merging: bool,
     /// Pieces that something longer will take the place of.
     made: Vec<Piece>,
@@ -136,6 +139,7 @@ impl Writer {
                 hasher: Hasher::default(),
             }),
             piece_in_flight: false,
+            left_at: Instant::now(),
             merging: false,
             made: Vec::new(),
             server_end: start,
@@ -156,7 +160,7 @@ impl Writer {
     }
 
     /// Every segment before this position is stored whole.
-    pub(super) fn stored_up_to(&self) -> Lsn {
+    fn stored_up_to(&self) -> Lsn {
         let first = self.unstored.front().map_or(self.number, |(number, _)| *number);
         first.start(self.goal.cluster.segment_size)
     }
@@ -192,6 +196,11 @@ impl Writer {
     /// Whether the server has all of the current segment.
     fn is_whole(&self) -> bool {
         self.server_end >= self.number.end(self.goal.cluster.segment_size)
+    }
+
+    /// For how long a piece has been on its way, if one is.
+    pub(super) fn waits_for(&self) -> Option<Duration> {
+        self.piece_in_flight.then(|| self.left_at.elapsed())
     }
 
     /// Whether requests to the store are on their way.
@@ -338,6 +347,7 @@ impl Writer {
 
     fn send(&mut self, cut: Cut) {
         self.piece_in_flight = true;
+        self.left_at = Instant::now();
         self.store_piece(cut, false);
     }
 
@@ -346,7 +356,8 @@ impl Writer {
     /// # Errors
     /// What can't be stored however often it is tried.
     pub(super) async fn progress(&mut self) -> Result<(), Failure> {
-        let deadline = self.cutters().filter_map(|cutter| cutter.deadline()).min();
+        let full = self.unstored.iter().filter_map(|(_, cutter)| cutter.deadline(true));
+        let deadline = full.chain(self.cutter.deadline(self.is_whole())).min();
         // While a piece is on its way, the next one's time does not matter.
         let deadline = deadline.filter(|_| !self.piece_in_flight);
         let later = async {

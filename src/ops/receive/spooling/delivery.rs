@@ -204,10 +204,11 @@ impl Delivery {
             let _ = self.took.send((timeline, took));
         }
         let written = std::mem::take(&mut writer.written);
-        if written.segments > 0 {
-            self.keeper.release(timeline, writer.stored_up_to());
-        }
         let durable = writer.durable().map(|durable| (timeline, durable));
+        if let Some((_, durable)) = durable.filter(|_| self.tell.borrow().durable != durable) {
+            // Also what is there in pieces: a restart puts the segment's beginning together from them.
+            self.keeper.release(timeline, durable);
+        }
         self.tell.send_if_modified(|told| {
             let news = durable.is_some() && told.durable != durable || written != Written::default();
             told.durable = durable.or(told.durable);

@@ -1,9 +1,10 @@
 //! The writer's requests to the store, each a task of its own.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinError;
+use tokio::time::Instant;
 
 use super::Writer;
 use crate::error::{Explain, Failure, on_one_line};
@@ -34,20 +35,44 @@ pub(super) enum Done {
     },
 }
 
-/// What stands between us and the store, if something does. Shared by all requests.
+/// How often a bucket is asked whether it is still the repository.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What stands between us and the store, if something does, and when it was last seen to be the right one. Shared by
+/// all requests.
 #[derive(Debug, Clone, Default)]
-pub(in crate::ops::receive) struct Trouble(Arc<Mutex<Option<String>>>);
+pub(in crate::ops::receive) struct Trouble(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    trouble: Option<String>,
+    looked_at: Option<Instant>,
+}
 
 impl Trouble {
     /// What it is, in words.
     pub(in crate::ops::receive) fn now(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.known().trouble.clone()
+    }
+
+    /// Whether it is time to look whether the store is the right one; always after trouble.
+    fn look_now(&self) -> bool {
+        let mut known = self.known();
+        let due = known.trouble.is_some() || known.looked_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY);
+        if due {
+            known.looked_at = Some(Instant::now());
+        }
+        due
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes notice of it, or that it is over.
     pub(in crate::ops::receive) fn set(&self, what: Option<String>) {
-        let mut now = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match (&*now, &what) {
+        let now = &mut self.known().trouble;
+        match (&now, &what) {
             (None, Some(what)) => tracing::warn!(error = %what, "the repository can't be written to; trying again"),
             (Some(_), None) => tracing::info!("the repository can be written to again"),
             _ => {}
@@ -247,12 +272,25 @@ impl Job {
     /// in another place than it will be looked for: so it is asked before, and again before anything is acknowledged.
     async fn put_piece(&self, packed: &PackedPiece) -> Result<(), RepoError> {
         self.repository.is_mounted().await?;
-        tail::put_piece(&self.repository, packed.clone()).await?;
+        // Beside each other: a commit waits for one round trip, and not for two.
+        let put = tail::put_piece(&self.repository, packed.clone());
+        let (put, same) = tokio::join!(put, self.is_same());
+        same?;
+        put?;
         self.repository.still_holds(&packed.name()).await
+    }
+
+    /// A bucket's name may lead to another store since: looked at once a second, and after each trouble.
+    async fn is_same(&self) -> Result<(), RepoError> {
+        match self.repository.store().folder() {
+            None if self.trouble.look_now() => self.repository.is_same().await,
+            _ => Ok(()),
+        }
     }
 
     async fn store(&self, packed: &mut PackedWal) -> Result<Stored, RepoError> {
         self.repository.is_mounted().await?;
+        self.is_same().await?;
         let stored = packed.store(&self.repository).await?;
         self.repository.still_holds(&packed.name()).await?;
         Ok(stored)
