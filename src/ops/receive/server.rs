@@ -176,7 +176,14 @@ async fn read_over_replication(
     match session.read_slot(&wanted.slot).await {
         Ok(Some(position)) => Ok(position.restart_lsn),
         Ok(None) => Err(ReceiveError::NoSlot { server, slot }.into()),
-        Err(error) if error.server_error().is_some() => Err(ReceiveError::SlotKind { server, slot }.into()),
+        // Of a server that shuts down the answer is fatal, and says nothing about the slot.
+        Err(error)
+            if error
+                .server_error()
+                .is_some_and(|said| said.severity() < Severity::Fatal) =>
+        {
+            Err(ReceiveError::SlotKind { server, slot }.into())
+        }
         Err(error) => Err(error.into()),
     }
 }
