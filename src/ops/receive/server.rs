@@ -4,7 +4,9 @@ use crate::env::Env;
 use crate::error::Failure;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::{Lsn, SystemId, Timeline, TimelineHistory};
-use crate::replication::{ConnectError, ReplicationError, ReplicationSession, SlotName, SqlSession, SqlState};
+use crate::replication::{
+    ConnectError, ReplicationError, ReplicationSession, Severity, SlotName, SqlSession, SqlState,
+};
 use crate::repo::ClusterInfo;
 use crate::wal::WalLayout;
 
