@@ -141,7 +141,7 @@ impl Session {
             let owner = start.as_ref().ok().and_then(|start| start.as_ref()?.gives_away());
             plan.warnings.push(as_root(owner));
         }
-        let answer = json(&plan, &settings);
+        let mut answer = json(&plan, &settings);
         if !act {
             let text = if args.json {
                 format!("{answer}\n")
@@ -165,6 +165,14 @@ impl Session {
         let mut tell = |bytes: u64| progress.bytes(bytes, total, "");
         restore::restore(&repository, &plan, &goal, &self.env, &mut tell).await?;
         progress.end();
+        let config = args.server_config.as_deref();
+        if let (Some(names), None) = (restore::synchronous_standbys(&goal.to, config), &goal.standby) {
+            let waits = commits_wait(&names);
+            report::warning(PROGRAM, &waits);
+            if let Some(warnings) = answer["warnings"].as_array_mut() {
+                warnings.push(waits.into());
+            }
+        }
         Ok(Some(Done {
             plan,
             goal,
@@ -332,6 +340,14 @@ fn as_root(given_to: Option<&str>) -> String {
                  as that user)"
             .to_owned(),
     }
+}
+
+/// What is told of a server that would wait for others that are not there.
+fn commits_wait(names: &str) -> String {
+    format!(
+        "commits on the restored server will wait for {names}, and hang until that is connected to it: start its own receiver \
+         or standby, or put synchronous_standby_names = '' into its postgresql.auto.conf"
+    )
 }
 
 /// `OLD=NEW`; a `=` within a path is written `\=`, as for `pg_basebackup`.

@@ -438,3 +438,25 @@ fn root_gives_the_restored_files_to_whoever_runs_the_server() {
     assert!(refused("root").contains("does not run as root"));
     assert!(refused("no-such-account").contains("no-such-account"));
 }
+
+#[test]
+fn whom_the_commits_of_a_restored_server_will_wait_for_is_told() {
+    let vault = Vault::folder();
+    let cluster = vault.protect(Cluster::builder(Major::usual()));
+    cluster.set("synchronous_standby_names", "\"pgp-pitr\"");
+    vault.backup(&cluster);
+    let scratch = Scratch::new();
+    let answer = vault
+        .restore(&scratch.join("restored"), &["--immediate", "--json"])
+        .with_code(0);
+    let told = "commits on the restored server will wait for \"pgp-pitr\"";
+    assert!(answer.stderr.contains(told), "{}", answer.stderr);
+    let warnings = answer.json()["warnings"].clone();
+    assert!(
+        warnings
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|said| said.as_str().unwrap().starts_with(told))
+    );
+}

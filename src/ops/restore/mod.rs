@@ -26,7 +26,7 @@ use crate::repo::{RepoError, Repository};
 pub use directory::{DirectoryError, check as check_directory};
 pub use files::FilesError;
 pub use record::{RecordedTarget, RestoreRecord};
-pub use settings::{Action, RecoverySettings, RestoreCommand};
+pub use settings::{Action, RecoverySettings, RestoreCommand, synchronous_standbys};
 
 /// A manifest is a line per file; larger than this, it is kept but not unpacked in one piece.
 const MANIFEST_LIMIT: usize = 1 << 30;

@@ -82,6 +82,19 @@ impl RestoreCommand {
 /// Settings by name, in the order in which they are written.
 pub type RecoverySettings = Vec<(&'static str, Vec<u8>)>;
 
+/// Whom commits will wait for on the restored server: its `synchronous_standby_names`, where it is set. `config` is its
+/// configuration file, where that lies outside the directory.
+pub fn synchronous_standbys(directory: &Path, config: Option<&Path>) -> Option<String> {
+    let own = directory.join("postgresql.conf");
+    let mut all = Vec::new();
+    for file in [config.unwrap_or(&own), &directory.join(AUTO_CONF)] {
+        all.extend(fs::read(file).unwrap_or_default());
+        all.push(b'\n');
+    }
+    let value = AutoConf::new(all).value("synchronous_standby_names")?;
+    Some(String::from_utf8_lossy(&value).trim().to_owned()).filter(|names| !names.is_empty())
+}
+
 /// Writes the settings into the directory's `postgresql.auto.conf`, in the place of those of earlier
 /// recoveries, and the signal file. `mode` is their permissions.
 ///
