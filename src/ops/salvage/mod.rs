@@ -147,6 +147,14 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
+    /// Whether no recovery gets past it.
+    const fn breaks(self) -> bool {
+        matches!(
+            self,
+            Self::Gap | Self::Lost | Self::Damaged | Self::Unreadable | Self::Conflict
+        )
+    }
+
     /// What scripts know it by.
     pub const fn name(self) -> &'static str {
         match self {
@@ -290,7 +298,7 @@ pub struct Survey {
     pub has_backup: bool,
 }
 
-/// The newest moment that the directory's WAL tells of.
+/// The newest moment that can be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Latest {
     /// The timeline.
@@ -308,14 +316,23 @@ impl Survey {
     }
 
     /// The newest moment that can be had with what was looked at, on the newest timeline of which a record was seen; `None`
-    /// where the repository goes further by itself.
+    /// where the repository goes further by itself, and where something before is missing.
     pub fn latest(&self) -> Option<Latest> {
         let ends = |on: &&OnTimeline| on.end.as_ref().is_some_and(|end| Some(end.lsn) >= on.stored_to);
         let newest = self.timelines.iter().rev().find(ends)?;
+        let end = newest.end.as_ref()?.lsn;
+        // What lies behind a place that no recovery gets past can be had from a backup in between alone: a plan finds out.
+        let breaks = |problem: &Problem| {
+            let within = problem.from.is_some_and(|from| from < end);
+            within && problem.timeline <= Some(newest.timeline) && problem.kind.breaks()
+        };
+        if self.problems.iter().any(breaks) {
+            return None;
+        }
         let commit = || self.timelines.iter().rev().find_map(|on| on.last_commit);
         Some(Latest {
             timeline: newest.timeline,
-            lsn: newest.end.as_ref()?.lsn,
+            lsn: end,
             commit: newest.last_commit.or_else(commit),
         })
     }
