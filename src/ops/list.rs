@@ -168,6 +168,11 @@ async fn of_timeline(
         .segment(timeline, last.last)
         .map_or(Form::Whole, |segment| segment.form);
     let end = catalog.wal.end_of(timeline, *last);
+    // Of a timeline that was begun by a fork, what comes before its first segment can be missing as well.
+    let path = catalog.history(timeline).path();
+    let fork = path.last().filter(|_| path.len() > 1).map(|leg| leg.from);
+    let at_fork = fork.into_iter().flat_map(|from| catalog.wal.gaps_along(&path, from));
+    let at_fork = at_fork.filter(|(_, to)| *to <= first.first.start(size));
     let between = |pair: &[Run]| (catalog.wal.end_of(timeline, pair[0]), pair[1].first.start(size));
     Ok(Some(TimelineListing {
         timeline,
@@ -180,9 +185,8 @@ async fn of_timeline(
         segments: stored.segments().len(),
         stored_bytes: stored.stored_bytes(),
         last_commit_at: found.latest_commit,
-        gaps: runs
-            .windows(2)
-            .map(between)
+        gaps: at_fork
+            .chain(runs.windows(2).map(between))
             .chain(found.lost)
             .chain(found.unlinked)
             .collect(),

@@ -185,6 +185,17 @@ fn a_timeline_that_no_backup_leads_to_fails_check_and_what_can_be_had_on_the_oth
     vault.backup(&second);
     assert!(!on_two(&check(0)));
     plan(&["--latest"]).with_code(0);
+
+    // What is missing where a timeline begins is a gap, too.
+    let on_second = || vault.pitr(["list", "--json"]).with_code(0).json()["clusters"][0]["wal"][1].clone();
+    let start = on_second()["start_lsn"].as_str().unwrap().to_owned();
+    assert_eq!(on_second()["gaps"], serde_json::json!([]));
+    for segments in [0, 1] {
+        let size = "(select setting::numeric from pg_settings where name = 'wal_segment_size')";
+        let name = format!("select pg_walfile_name('{start}'::pg_lsn + 1 + {segments} * {size})");
+        vault.lose(&second.sql(&name));
+    }
+    assert_eq!(on_second()["gaps"][0]["to_lsn"], on_second()["start_lsn"]);
 }
 
 #[test]
