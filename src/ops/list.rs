@@ -103,7 +103,7 @@ pub async fn list(repository: &Repository, only: Option<SystemId>) -> Result<Vec
 }
 
 /// Follows the WAL from the newest backup of a timeline on, as a recovery would, and notes where it breaks: a listing looks
-/// only near the end. At most the last [`LOOK_BACK`] segments are looked at.
+/// only near the end. At most some thousand of the last segments are looked at.
 ///
 /// # Errors
 /// The store.
