@@ -79,7 +79,9 @@ impl Wal<'_> {
                 (recovery.replayed, recovery.reached) = (number, true);
                 break;
             }
-            recovery.consistent |= record.kind == Kind::BackupEnd(backup.start_lsn);
+            // Backups of two timelines may start at the same position; they do not end at the same.
+            recovery.consistent |=
+                record.kind == Kind::BackupEnd(backup.start_lsn) && record.end == backup.stop_lsn;
             if stops_after(record, target, inclusive) {
                 (recovery.replayed, recovery.reached) = (number + 1, true);
                 break;
