@@ -22,11 +22,9 @@ const MOST_PIECES: u32 = 256;
 /// already, what comes beyond leaves with the whole: a store that is so much slower gains nothing by getting everything
 /// twice.
 const MOST_UNCUT: u64 = 4 << 20;
-/// A piece of so many bytes held several commits: their clients commit again at nearly the same time, and share the next
-/// piece if that waits for …
-const SEVERAL: u64 = 2 << 10;
-/// … so long, instead of leaving with the first of them alone.
-const GATHER: Duration = Duration::from_millis(1);
+/// Pieces on their way at a time where commits wait for them: the second one takes the commits that came while the first
+/// was on its way, and need not wait for it.
+const AT_ONCE: usize = 2;
 
 /// When pieces leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,8 +64,6 @@ pub(super) struct Cutter {
     /// Pieces of the block that were cut since, in its merged part and behind it.
     merged: (Lsn, u32),
     pieces: u32,
-    /// How long the last piece was.
-    last: u64,
     /// Too much waited: the rest of the segment leaves with the whole.
     gave_up: bool,
 }
@@ -85,7 +81,6 @@ impl Cutter {
             block: at,
             merged: (at, 0),
             pieces: 0,
-            last: 0,
             gave_up: false,
         }
     }
@@ -110,24 +105,22 @@ impl Cutter {
         }
     }
 
-    /// The next piece, if one should leave now. `in_flight` is whether one is on its way: what comes meanwhile
-    /// leaves together behind it, so that many commits share a piece; `whole` whether the server has
+    /// The next piece, if one should leave now. `in_flight` is how many are on their way, `whole` whether the server has
     /// all of the segment: then its rest comes at once.
-    pub(super) fn next(&mut self, now: Instant, in_flight: bool, whole: bool) -> Option<Cut> {
+    pub(super) fn next(&mut self, now: Instant, in_flight: usize, whole: bool) -> Option<Cut> {
         let since = self.since?;
         let enough = self.received.since(self.cut) >= ENOUGH && !whole;
         let leaves = match self.pace {
-            Pace::Synchronous if !whole => self.last < SEVERAL || now >= since + GATHER,
-            Pace::Synchronous => now >= since + Duration::from_secs(1),
-            Pace::Interval(interval) => enough || now >= since + interval,
+            Pace::Synchronous if !whole => in_flight < AT_ONCE,
+            Pace::Synchronous => in_flight == 0 && now >= since + Duration::from_secs(1),
+            Pace::Interval(interval) => in_flight == 0 && (enough || now >= since + interval),
         };
-        if leaves && !in_flight { self.rest() } else { None }
+        if leaves { self.rest() } else { None }
     }
 
     /// When [`Self::next`] has something to say again, if nothing happens before.
-    pub(super) fn deadline(&self, whole: bool) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         let wait = match self.pace {
-            Pace::Synchronous if !whole => GATHER,
             Pace::Synchronous => Duration::from_secs(1),
             Pace::Interval(interval) => interval,
         };
@@ -140,7 +133,6 @@ impl Cutter {
             return None;
         }
         let piece = self.content(self.cut);
-        self.last = self.received.since(self.cut);
         self.cut = self.received;
         self.since = None;
         self.pieces += 1;
@@ -218,46 +210,33 @@ mod tests {
     async fn a_piece_waits_for_the_interval_or_for_a_mebibyte() {
         let begun = Instant::now();
         let mut cutter = cutter(Pace::Interval(INTERVAL));
-        assert_eq!(cutter.deadline(false), None);
+        assert_eq!(cutter.deadline(), None);
         cutter.take(bytes(10), begun, false);
-        assert_eq!(cutter.next(begun, false, false), None);
-        assert_eq!(cutter.deadline(false), Some(begun + INTERVAL));
-        let piece = cutter.next(begun + INTERVAL, false, false).unwrap();
+        assert_eq!(cutter.next(begun, 0, false), None);
+        assert_eq!(cutter.deadline(), Some(begun + INTERVAL));
+        let piece = cutter.next(begun + INTERVAL, 0, false).unwrap();
         assert_eq!((piece.from, piece.to), (Lsn::new(1000), Lsn::new(1010)));
-        assert_eq!(cutter.next(begun + INTERVAL, false, false), None);
+        assert_eq!(cutter.next(begun + INTERVAL, 0, false), None);
         cutter.take(bytes(ENOUGH as usize), begun, false);
         assert_eq!(
-            cutter.next(begun, false, true),
+            cutter.next(begun, 0, true),
             None,
             "the server sends the whole segment at once"
         );
-        assert_eq!(cutter.next(begun, true, false), None, "one is on its way");
-        assert!(cutter.next(begun, false, false).is_some());
+        assert_eq!(cutter.next(begun, 1, false), None, "one is on its way");
+        assert!(cutter.next(begun, 0, false).is_some());
     }
 
     #[tokio::test]
-    async fn where_commits_wait_a_piece_leaves_at_once_and_the_next_takes_all_that_came_meanwhile() {
+    async fn where_commits_wait_a_piece_leaves_at_once_and_another_whole_it() {
         let now = Instant::now();
         let mut cutter = cutter(Pace::Synchronous);
         cutter.take(bytes(10), now, false);
-        assert!(cutter.next(now, false, false).is_some());
+        assert!(cutter.next(now, 0, false).is_some());
         cutter.take(bytes(10), now, false);
+        assert!(cutter.next(now, 1, false).is_some());
         cutter.take(bytes(10), now, false);
-        assert_eq!(cutter.next(now, true, false), None);
-        let piece = cutter.next(now, false, false).unwrap();
-        assert_eq!((piece.from, piece.to), (Lsn::new(1010), Lsn::new(1030)));
-    }
-
-    #[tokio::test]
-    async fn clients_that_commit_together_share_the_next_piece_too() {
-        let now = Instant::now();
-        let mut cutter = cutter(Pace::Synchronous);
-        cutter.take(bytes(SEVERAL as usize), now, false);
-        assert!(cutter.next(now, false, false).is_some());
-        cutter.take(bytes(10), now, false);
-        assert_eq!(cutter.next(now, false, false), None);
-        assert_eq!(cutter.deadline(false), Some(now + GATHER));
-        assert!(cutter.next(now + GATHER, false, false).is_some());
+        assert_eq!(cutter.next(now, AT_ONCE, false), None);
     }
 
     #[tokio::test]
@@ -267,7 +246,7 @@ mod tests {
         let mut pieces: Vec<(u64, u64)> = Vec::new();
         for _ in 0..100_000 {
             cutter.take(bytes(160), now, false);
-            let piece = cutter.next(now, false, false).unwrap();
+            let piece = cutter.next(now, 0, false).unwrap();
             pieces.push((piece.from.bytes(), piece.to.bytes()));
             if let Some(merge) = cutter.merge() {
                 let (from, to) = (merge.from.bytes(), merge.to.bytes());
@@ -282,7 +261,7 @@ mod tests {
     proptest! {
         #[test]
         fn pieces_follow_each_other_and_hold_the_bytes_that_came(
-            steps in prop::collection::vec((1..200_000_usize, 0..3_u64, any::<bool>(), any::<bool>()), 1..200),
+            steps in prop::collection::vec((1..200_000_usize, 0..3_u64, 0..3_usize, any::<bool>()), 1..200),
             synchronous: bool,
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

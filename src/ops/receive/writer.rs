@@ -102,8 +102,8 @@ pub(super) struct Writer {
     unstored: VecDeque<(SegmentNumber, Cutter)>,
     durable: Durable,
     check: Option<Check>,
-    piece_in_flight: bool,
-    /// When the piece on its way left.
+    pieces_in_flight: usize,
+    /// When the last piece left.
     left_at: Instant,
     merging: bool,
     /// Pieces that something longer will take the place of.
@@ -138,7 +138,7 @@ impl Writer {
                 tail,
                 hasher: Hasher::default(),
             }),
-            piece_in_flight: false,
+            pieces_in_flight: 0,
             left_at: Instant::now(),
             merging: false,
             made: Vec::new(),
@@ -200,7 +200,7 @@ impl Writer {
 
     /// For how long a piece has been on its way, if one is.
     pub(super) fn waits_for(&self) -> Option<Duration> {
-        self.piece_in_flight.then(|| self.left_at.elapsed())
+        (self.pieces_in_flight > 0).then(|| self.left_at.elapsed())
     }
 
     /// Whether requests to the store are on their way.
@@ -320,7 +320,7 @@ impl Writer {
     fn cut(&mut self, now: Instant) {
         let whole = self.is_whole();
         loop {
-            let in_flight = self.piece_in_flight;
+            let in_flight = self.pieces_in_flight;
             let full = self
                 .unstored
                 .iter_mut()
@@ -346,7 +346,7 @@ impl Writer {
     }
 
     fn send(&mut self, cut: Cut) {
-        self.piece_in_flight = true;
+        self.pieces_in_flight += 1;
         self.left_at = Instant::now();
         self.store_piece(cut, false);
     }
@@ -356,10 +356,10 @@ impl Writer {
     /// # Errors
     /// What can't be stored however often it is tried.
     pub(super) async fn progress(&mut self) -> Result<(), Failure> {
-        let full = self.unstored.iter().filter_map(|(_, cutter)| cutter.deadline(true));
-        let deadline = full.chain(self.cutter.deadline(self.is_whole())).min();
+        let full = self.unstored.iter().filter_map(|(_, cutter)| cutter.deadline());
+        let deadline = full.chain(self.cutter.deadline()).min();
         // While a piece is on its way, the next one's time does not matter.
-        let deadline = deadline.filter(|_| !self.piece_in_flight);
+        let deadline = deadline.filter(|_| self.pieces_in_flight == 0);
         let later = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,

@@ -80,8 +80,7 @@ impl Wal<'_> {
                 break;
             }
             // Backups of two timelines may start at the same position; they do not end at the same.
-            recovery.consistent |=
-                record.kind == Kind::BackupEnd(backup.start_lsn) && record.end == backup.stop_lsn;
+            recovery.consistent |= record.kind == Kind::BackupEnd(backup.start_lsn) && record.end == backup.stop_lsn;
             if stops_after(record, target, inclusive) {
                 (recovery.replayed, recovery.reached) = (number + 1, true);
                 break;

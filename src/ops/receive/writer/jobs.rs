@@ -151,7 +151,7 @@ impl Writer {
             let gone = self.made.extract_if(.., |made| covered(made)).collect();
             self.discard(gone);
         } else {
-            self.piece_in_flight = false;
+            self.pieces_in_flight -= 1;
             self.durable.add(piece.from, piece.to);
             // A merge may have overtaken it.
             let covers = |made: &Piece| made.from <= piece.from && piece.to <= made.to;
