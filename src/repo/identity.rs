@@ -2,20 +2,19 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::codec::{Digest, SKIPPABLE_HEADER, skippable, skippable_payload_len};
+use crate::codec::{Digest, SealedFrame};
 use crate::pg::{SystemId, WalFileName};
 
 /// Length of the whole frame at the front of each WAL object.
-pub const IDENTITY_FRAME: usize = SKIPPABLE_HEADER + PAYLOAD;
+pub const IDENTITY_FRAME: usize = FRAME.bytes();
 
-/// Which of the sixteen kinds of skippable frames it is.
-const KIND: u8 = 0;
-/// Marks the payload, with the layout's version in the last byte.
-const MAGIC: [u8; 8] = *b"PGPWAL\0\x01";
-const PAYLOAD: usize = 176;
+const FRAME: SealedFrame = SealedFrame {
+    kind: 0,
+    magic: *b"PGPWAL\0\x01",
+    payload: 176,
+    name: "identity frame",
+};
 const NAME: std::ops::Range<usize> = 112..160;
-/// Everything before is covered by the frame's own digest, of which the first half is kept here.
-const SEAL: std::ops::Range<usize> = 160..176;
 
 /// What the frame tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,21 +42,17 @@ pub struct Identity {
 impl Identity {
     /// The frame that tells it.
     pub fn frame(&self) -> Vec<u8> {
-        let mut payload = [0; PAYLOAD];
-        let mut put = |at: usize, bytes: &[u8]| payload[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, &MAGIC);
-        put(8, &self.system.value().to_le_bytes());
-        put(16, &self.segment_size.to_le_bytes());
-        put(20, &self.page_magic.to_le_bytes());
-        put(24, &self.content_len.to_le_bytes());
-        put(32, self.content.as_bytes());
-        put(64, &self.stored_len.to_le_bytes());
-        put(72, self.stored.as_bytes());
-        put(104, &self.modified_at.timestamp_micros().to_le_bytes());
-        put(NAME.start, self.file.to_string().as_bytes());
-        let seal = Digest::of(&payload[..SEAL.start]).short();
-        payload[SEAL].copy_from_slice(&seal);
-        skippable(KIND, &payload)
+        FRAME.write(|fields| {
+            fields.put(8, &self.system.value().to_le_bytes());
+            fields.put(16, &self.segment_size.to_le_bytes());
+            fields.put(20, &self.page_magic.to_le_bytes());
+            fields.put(24, &self.content_len.to_le_bytes());
+            fields.put(32, self.content.as_bytes());
+            fields.put(64, &self.stored_len.to_le_bytes());
+            fields.put(72, self.stored.as_bytes());
+            fields.put(104, &self.modified_at.timestamp_micros().to_le_bytes());
+            fields.put(NAME.start, self.file.to_string().as_bytes());
+        })
     }
 
     /// Reads the frame from an object's first bytes; the reason where it can't be.
@@ -65,41 +60,28 @@ impl Identity {
     /// # Errors
     /// Too few bytes, another frame, or a frame that fails its own digest.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
-        let payload = match skippable_payload_len(KIND, bytes) {
-            Ok(PAYLOAD) => bytes
-                .get(SKIPPABLE_HEADER..IDENTITY_FRAME)
-                .ok_or("ends within its identity frame")?,
-            Ok(len) => return Err(format!("its identity frame has {len} bytes, not {PAYLOAD}")),
-            Err(error) => return Err(error.to_string()),
-        };
-        if payload[..MAGIC.len()] != MAGIC {
-            return Err("its identity frame is of a kind this version does not know".to_owned());
-        }
-        if payload[SEAL] != Digest::of(&payload[..SEAL.start]).short() {
-            return Err("its identity frame fails its checksum".to_owned());
-        }
-        let name: Vec<u8> = payload[NAME].iter().copied().take_while(|byte| *byte != 0).collect();
+        let fields = FRAME.read(bytes)?;
+        let name: Vec<u8> = fields
+            .range(NAME)
+            .iter()
+            .copied()
+            .take_while(|byte| *byte != 0)
+            .collect();
         let name = String::from_utf8_lossy(&name);
-        let micros = i64::from_le_bytes(array(payload, 104));
+        let micros = i64::from_le_bytes(fields.array(104));
         Ok(Self {
             file: name.parse().map_err(|error| format!("its identity frame: {error}"))?,
-            system: SystemId::new(u64::from_le_bytes(array(payload, 8))),
-            segment_size: u32::from_le_bytes(array(payload, 16)),
-            page_magic: u16::from_le_bytes(array(payload, 20)),
-            content_len: u64::from_le_bytes(array(payload, 24)),
-            content: Digest::from_bytes(array(payload, 32)),
-            stored_len: u64::from_le_bytes(array(payload, 64)),
-            stored: Digest::from_bytes(array(payload, 72)),
+            system: SystemId::new(u64::from_le_bytes(fields.array(8))),
+            segment_size: u32::from_le_bytes(fields.array(16)),
+            page_magic: u16::from_le_bytes(fields.array(20)),
+            content_len: u64::from_le_bytes(fields.array(24)),
+            content: Digest::from_bytes(fields.array(32)),
+            stored_len: u64::from_le_bytes(fields.array(64)),
+            stored: Digest::from_bytes(fields.array(72)),
             modified_at: DateTime::from_timestamp_micros(micros)
                 .ok_or("its identity frame tells an impossible time")?,
         })
     }
-}
-
-fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    let mut array = [0; N];
-    array.copy_from_slice(&bytes[at..at + N]);
-    array
 }
 
 #[cfg(test)]

@@ -2,19 +2,18 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::codec::{Digest, SKIPPABLE_HEADER, skippable, skippable_payload_len};
+use crate::codec::{Digest, SealedFrame};
 use crate::pg::{Lsn, SystemId, Timeline};
 
 /// Length of the whole frame at the front of each piece.
-pub const PIECE_FRAME: usize = SKIPPABLE_HEADER + PAYLOAD;
+pub const PIECE_FRAME: usize = FRAME.bytes();
 
-/// Which of the sixteen kinds of skippable frames it is.
-const KIND: u8 = 2;
-/// Marks the payload, with the layout's version in the last byte.
-const MAGIC: [u8; 8] = *b"PGPTAIL\x01";
-const PAYLOAD: usize = 144;
-/// Everything before is covered by the frame's own digest, of which the first half is kept here.
-const SEAL: std::ops::Range<usize> = 128..144;
+const FRAME: SealedFrame = SealedFrame {
+    kind: 2,
+    magic: *b"PGPTAIL\x01",
+    payload: 144,
+    name: "first frame",
+};
 
 /// What the frame tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,22 +43,18 @@ pub(super) struct PieceFrame {
 impl PieceFrame {
     /// The frame that tells it.
     pub(super) fn frame(&self) -> Vec<u8> {
-        let mut payload = [0; PAYLOAD];
-        let mut put = |at: usize, bytes: &[u8]| payload[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, &MAGIC);
-        put(8, &self.system.value().to_le_bytes());
-        put(16, &self.segment_size.to_le_bytes());
-        put(20, &self.page_magic.to_le_bytes());
-        put(24, &self.timeline.number().to_le_bytes());
-        put(32, &self.from.bytes().to_le_bytes());
-        put(40, &self.to.bytes().to_le_bytes());
-        put(48, self.content.as_bytes());
-        put(80, &self.stored_len.to_le_bytes());
-        put(88, self.stored.as_bytes());
-        put(120, &self.written_at.timestamp_micros().to_le_bytes());
-        let seal = Digest::of(&payload[..SEAL.start]).short();
-        payload[SEAL].copy_from_slice(&seal);
-        skippable(KIND, &payload)
+        FRAME.write(|fields| {
+            fields.put(8, &self.system.value().to_le_bytes());
+            fields.put(16, &self.segment_size.to_le_bytes());
+            fields.put(20, &self.page_magic.to_le_bytes());
+            fields.put(24, &self.timeline.number().to_le_bytes());
+            fields.put(32, &self.from.bytes().to_le_bytes());
+            fields.put(40, &self.to.bytes().to_le_bytes());
+            fields.put(48, self.content.as_bytes());
+            fields.put(80, &self.stored_len.to_le_bytes());
+            fields.put(88, self.stored.as_bytes());
+            fields.put(120, &self.written_at.timestamp_micros().to_le_bytes());
+        })
     }
 
     /// Reads the frame from an object's first bytes; the reason where it can't be.
@@ -67,40 +62,21 @@ impl PieceFrame {
     /// # Errors
     /// Too few bytes, another frame, or a frame that fails its own digest.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
-        let payload = match skippable_payload_len(KIND, bytes) {
-            Ok(PAYLOAD) => bytes
-                .get(SKIPPABLE_HEADER..PIECE_FRAME)
-                .ok_or("ends within its first frame")?,
-            Ok(len) => return Err(format!("its first frame has {len} bytes, not {PAYLOAD}")),
-            Err(error) => return Err(error.to_string()),
-        };
-        if payload[..MAGIC.len()] != MAGIC {
-            return Err("its first frame is of a kind this version does not know".to_owned());
-        }
-        if payload[SEAL] != Digest::of(&payload[..SEAL.start]).short() {
-            return Err("its first frame fails its checksum".to_owned());
-        }
+        let fields = FRAME.read(bytes)?;
         Ok(Self {
-            system: SystemId::new(u64::from_le_bytes(array(payload, 8))),
-            segment_size: u32::from_le_bytes(array(payload, 16)),
-            page_magic: u16::from_le_bytes(array(payload, 20)),
-            timeline: Timeline::new(u32::from_le_bytes(array(payload, 24)))
-                .ok_or("its first frame tells no timeline")?,
-            from: Lsn::new(u64::from_le_bytes(array(payload, 32))),
-            to: Lsn::new(u64::from_le_bytes(array(payload, 40))),
-            content: Digest::from_bytes(array(payload, 48)),
-            stored_len: u64::from_le_bytes(array(payload, 80)),
-            stored: Digest::from_bytes(array(payload, 88)),
-            written_at: DateTime::from_timestamp_micros(i64::from_le_bytes(array(payload, 120)))
+            system: SystemId::new(u64::from_le_bytes(fields.array(8))),
+            segment_size: u32::from_le_bytes(fields.array(16)),
+            page_magic: u16::from_le_bytes(fields.array(20)),
+            timeline: Timeline::new(u32::from_le_bytes(fields.array(24))).ok_or("its first frame tells no timeline")?,
+            from: Lsn::new(u64::from_le_bytes(fields.array(32))),
+            to: Lsn::new(u64::from_le_bytes(fields.array(40))),
+            content: Digest::from_bytes(fields.array(48)),
+            stored_len: u64::from_le_bytes(fields.array(80)),
+            stored: Digest::from_bytes(fields.array(88)),
+            written_at: DateTime::from_timestamp_micros(i64::from_le_bytes(fields.array(120)))
                 .ok_or("its first frame tells an impossible time")?,
         })
     }
-}
-
-fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    let mut array = [0; N];
-    array.copy_from_slice(&bytes[at..at + N]);
-    array
 }
 
 #[cfg(test)]
