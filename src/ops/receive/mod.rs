@@ -208,7 +208,7 @@ impl Receiver {
             if self.stop.is_cancelled() {
                 return if drained { Ok(()) } else { Err(failure) };
             }
-            if self.stop.is_cancelled() || !self.may_go_on(&failure) {
+            if !self.may_go_on(&failure) {
                 return Err(failure);
             }
             if begun.elapsed() > GOOD {
