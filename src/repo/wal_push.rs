@@ -43,6 +43,27 @@ pub struct WalHead {
     pub layout: Option<WalLayout>,
 }
 
+impl WalHead {
+    /// Of a whole segment, or the part of one, of a cluster.
+    pub fn of_segment(
+        cluster: &ClusterInfo,
+        file: WalFileName,
+        page_magic: u16,
+        len: u64,
+        modified_at: DateTime<Utc>,
+    ) -> Self {
+        Self {
+            file,
+            system: cluster.system,
+            segment_size: cluster.segment_size.bytes() as u32,
+            page_magic,
+            len,
+            modified_at,
+            layout: WalLayout::new(cluster.major, cluster.segment_size, cluster.wal_page_size).ok(),
+        }
+    }
+}
+
 /// A WAL file on its way in.
 #[derive(Debug)]
 pub struct WalSource {

@@ -12,7 +12,6 @@ use crate::error::{Failure, on_one_line};
 use crate::pg::{SegmentNumber, Timeline, WalFileName};
 use crate::repo::tail::{self, Piece};
 use crate::repo::{ClusterInfo, Form, Packing, Repository, WalHead};
-use crate::wal::WalLayout;
 
 /// Makes segments whole that are there in pieces, and lets go of pieces that nobody needs. Answers whether a segment
 /// became whole.
@@ -62,15 +61,9 @@ async fn make_whole(
     level: i32,
 ) -> Result<bool, Failure> {
     let size = cluster.segment_size;
-    let head = WalHead {
-        file: WalFileName::Segment(number.name(timeline, size)),
-        system: cluster.system,
-        segment_size: size.bytes() as u32,
-        page_magic: cluster.major.page_magic().unwrap_or_default(),
-        len: size.bytes(),
-        modified_at: repository.store().env().now(),
-        layout: WalLayout::new(cluster.major, size, cluster.wal_page_size).ok(),
-    };
+    let file = WalFileName::Segment(number.name(timeline, size));
+    let magic = cluster.major.page_magic().unwrap_or_default();
+    let head = WalHead::of_segment(cluster, file, magic, size.bytes(), repository.store().env().now());
     let mut sink = Pack(Packing::begin(repository.store(), head, level)?);
     let tail = tail::tail(repository, cluster, timeline, number, &mut sink).await?;
     if tail.end < number.end(size) {

@@ -28,7 +28,6 @@ use crate::error::Failure;
 use crate::pg::{LongHeader, Lsn, SegmentNumber, Timeline, WalFileName, check_first_page};
 use crate::repo::tail::{Piece, Tail};
 use crate::repo::{ClusterInfo, Repository, WalHead};
-use crate::wal::WalLayout;
 
 use jobs::Done;
 pub(super) use jobs::Trouble;
@@ -260,15 +259,9 @@ impl Writer {
             let (found, expected) = (first.header.system, self.goal.cluster.system);
             return Err(not_wal(format!("{file} is of cluster {found}, not {expected}")).into());
         }
-        self.packer.begin(WalHead {
-            file,
-            system: self.goal.cluster.system,
-            segment_size: size.bytes() as u32,
-            page_magic: first.header.page.magic,
-            len: size.bytes(),
-            modified_at: self.goal.repository.store().env().now(),
-            layout: WalLayout::new(self.goal.cluster.major, size, self.goal.cluster.wal_page_size).ok(),
-        });
+        let (magic, now) = (first.header.page.magic, self.goal.repository.store().env().now());
+        let head = WalHead::of_segment(&self.goal.cluster, file, magic, size.bytes(), now);
+        self.packer.begin(head);
         self.begun = true;
         Ok(())
     }

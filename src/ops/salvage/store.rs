@@ -14,7 +14,6 @@ use crate::error::Failure;
 use crate::pg::{LongHeader, Timeline, WalFileName};
 use crate::repo::tail::{self, PieceSource};
 use crate::repo::{self, ClusterInfo, RepoError, Repository, WalContent, WalHead, WalSource};
-use crate::wal::WalLayout;
 
 /// A piece holds so much at most, as the receiver's do.
 const PIECE: u64 = 1 << 20;
@@ -110,15 +109,7 @@ fn source(cluster: &ClusterInfo, file: WalFileName, path: &Path) -> io::Result<W
     let head = read_part(path, 0, LongHeader::BYTES as u64)?;
     let header = LongHeader::parse(&head).map_err(io::Error::other)?;
     Ok(WalSource {
-        head: WalHead {
-            file,
-            system: cluster.system,
-            segment_size: cluster.segment_size.bytes() as u32,
-            page_magic: header.page.magic,
-            len: about.len(),
-            modified_at,
-            layout: WalLayout::new(cluster.major, cluster.segment_size, cluster.wal_page_size).ok(),
-        },
+        head: WalHead::of_segment(cluster, file, header.page.magic, about.len(), modified_at),
         content: WalContent::File(path.to_path_buf()),
     })
 }
